@@ -1,0 +1,7 @@
+"""python -m fusemap"""
+
+import sys
+
+from fusemap.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,37 @@
+"""Where log lines go: standard error in the foreground, syslog or a file in the background."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+from typing import Final
+
+from fusemap.errors import Refused
+
+_SYSLOG: Final = "/dev/log"
+
+
+def set_up(file: str | None, verbose: bool, foreground: bool) -> None:
+    """Directs all logging. Raises Refused when `file` cannot be written."""
+    handler: logging.Handler
+    plain = "%(levelname)s: %(message)s"
+    if file is not None:
+        try:
+            handler = logging.FileHandler(file)
+        except OSError as error:
+            raise Refused(f"cannot write the log {file}: {error.strerror}") from error
+        plain = "%(asctime)s " + plain
+    elif foreground:
+        handler = logging.StreamHandler()
+    elif os.path.exists(_SYSLOG):
+        handler = logging.handlers.SysLogHandler(_SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
+        plain = f"fusemap[{os.getpid()}]: %(message)s"
+    else:
+        handler = logging.NullHandler()
+    handler.setFormatter(logging.Formatter(plain))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for noisy in ("pyfuse3", "trio"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)

@@ -1,0 +1,10 @@
+"""The FUSE front end: a mounted tree.
+
+mountpoint  mounting and unmounting, and what is refused
+session     a mount's life
+loop        how the next request is waited for
+operations  the requests
+files       open files and the way of their data
+attributes  what stat shows, and the cache modes
+virtual     attributes that say where a file is on the host
+"""

@@ -1,0 +1,405 @@
+"""The FUSE requests, each answered by one call of the tree.
+
+Metadata calls are made inline: a hop to another thread costs more than they do. What can wait on a disk for its data -
+uncached reads, writes, fsync, freeing many blocks - goes to worker threads, a limited number for each device, so that a
+slow disk is waited for by its own users only.
+
+pyfuse3 ends the whole mount on any exception but FUSEError, so `answers` stands around every handler and nothing else
+translates errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
+
+from fusemap.errors import errno_of
+from fusemap.fuse.attributes import Cache, NameOnly, fill
+from fusemap.fuse.files import OpenFile, Transfer
+from fusemap.fuse.loop import Gate
+from fusemap.fuse.virtual import VIRTUAL_PREFIX, virtual
+from fusemap.host.calls import Stat
+from fusemap.host.creds import Caller
+from fusemap.qid import Mapper
+from fusemap.tree import Directory, Node, Tree, attributes, changes
+
+THREADS_A_DEVICE: Final = 16
+MUCH_WRITTEN: Final = 1 << 20
+SETTLED_NS: Final = 100_000_000
+_OPEN_KEEPS: Final = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_TRUNC | os.O_NOATIME
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def answers(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """The errno boundary: whatever a handler raises becomes the FUSEError that the kernel is sent.
+
+    ENOSYS does not pass: the kernel takes it for "never ask again" (fs/fuse/file.c, xattr.c), and one odd file system
+    below would switch a call off for the whole mount.
+    """
+
+    @functools.wraps(handler)
+    async def guarded(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            number = errno_of(error, handler.__name__)
+            raise FUSEError(errno.EOPNOTSUPP if number == errno.ENOSYS else number) from None
+
+    return guarded  # type: ignore[return-value]  # functools.wraps names the first parameter
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's operations on `tree`.
+
+    `shown` numbers what stat shows where that is not the node's own number: the colliding modes, raw and qemu.
+    """
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(self, tree: Tree, cache: Cache, shown: Mapper | None = None) -> None:
+        super().__init__()
+        self.tree: Final = tree
+        self.gate: Final = Gate(tree.rest)
+        self._transfer = Transfer(self.gate)
+        self._cache = cache
+        self._shown = shown
+        self._entry = EntryAttributes()
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, Directory] = {}
+        self._stamps: dict[Node, int] = {}
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    def close(self) -> None:
+        """Closes what clients left open and the tree."""
+        for file in self._files.values():
+            os.close(file.fd)
+        for directory in list(self._directories.values()):
+            directory.close()
+        self.tree.close()
+
+    # Names and nodes --------------------------------------------------------------------------------------------------
+
+    @answers
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self._node(parent_inode)
+        if name == b".":  # only asked by number, for a file handle of the mount: "is it still there?"
+            st = self.tree.stat(parent)
+            parent.lookups += 1
+            return self._reply(parent, st)
+        return self._reply(*self.tree.lookup(parent, name))
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        tree = self.tree
+        for number, count in inode_list:
+            try:
+                node = self._node(number)
+            except OSError:
+                continue
+            tree.forget(node, count)
+            if node.lookups <= 0:
+                self._stamps.pop(node, None)
+
+    @answers
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        node = self._node(inode)
+        return self._attributes(node, self.tree.stat(node))
+
+    @answers
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return changes.readlink(self.tree, self._node(inode))
+
+    @answers
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        return changes.access(self.tree, self._node(inode), mode, _caller(ctx))
+
+    @answers
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._reply(*changes.mkdir(self.tree, self._node(parent_inode), name, mode, _caller(ctx)))
+
+    @answers
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return self._reply(*changes.mknod(self.tree, self._node(parent_inode), name, mode, rdev, _caller(ctx)))
+
+    @answers
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._reply(*changes.symlink(self.tree, self._node(parent_inode), name, target, _caller(ctx)))
+
+    @answers
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._reply(*changes.link(self.tree, self._node(inode), self._node(new_parent_inode), new_name))
+
+    @answers
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        parent = self._node(parent_inode)
+        pin = changes.unlink(self.tree, parent, name)
+        if pin is not None:
+            await self.gate.offload(self._limiter(parent), os.close, pin)
+
+    @answers
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        changes.rmdir(self.tree, self._node(parent_inode), name)
+
+    @answers
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        changes.rename(self.tree, old, name_old, new, name_new, flags)
+
+    @answers
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        tree, node = self.tree, self._node(inode)
+        if fields.update_uid or fields.update_gid:
+            uid = attr.st_uid if fields.update_uid else -1
+            changes.chown(tree, node, uid, attr.st_gid if fields.update_gid else -1)
+        if fields.update_mode:
+            changes.chmod(tree, node, attr.st_mode)
+        if fields.update_size:
+            await self._truncate(node, fh, attr.st_size)
+        if fields.update_atime or fields.update_mtime:
+            atime = attr.st_atime_ns if fields.update_atime else None
+            changes.utimens(tree, node, atime, attr.st_mtime_ns if fields.update_mtime else None)
+        return self._attributes(node, tree.stat(node))
+
+    @answers
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found, answer = os.fstatvfs(self.tree.fd(self.tree.root)), StatvfsData()
+        for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(answer, "f_" + name, getattr(found, "f_" + name))
+        return answer
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @answers
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        parent = self._node(parent_inode)
+        fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
+        return self._opened(node, fd, flags, st), self._reply(node, st)
+
+    @answers
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        node = self._node(inode)
+        fd = self.tree.open(node, flags & _OPEN_KEEPS)
+        return self._opened(node, fd, flags, self.tree.calls.statx(fd, b""))
+
+    @answers
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        # pyfuse3 takes any buffer, its annotation says bytes
+        return cast("bytes", await self._transfer.read(self._files[fh], off, size))
+
+    @answers
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._transfer.write(self._files[fh], off, buf)
+
+    @answers
+    async def flush(self, fh: int) -> None:
+        file = self._files[fh]
+        if file.node.mount.remote:
+            await self.gate.offload(file.limiter, _flush, file.fd)
+        else:
+            _flush(file.fd)
+
+    @answers
+    async def release(self, fh: int) -> None:
+        file = self._files.pop(fh)
+        self.tree.closed(file.node, fh)
+        st = self.tree.calls.statx(fh, b"")
+        frees_much = not st.nlink and st.blocks > changes.LONG_REMOVAL_BLOCKS
+        if file.node.mount.remote or file.written > MUCH_WRITTEN or frees_much:
+            await self.gate.offload(file.limiter, os.close, fh)
+        else:
+            os.close(fh)
+
+    @answers
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self.gate.offload(self._files[fh].limiter, os.fdatasync if datasync else os.fsync, fh)
+
+    # Directories ------------------------------------------------------------------------------------------------------
+
+    @answers
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        directory = Directory(self.tree, self._node(inode))
+        self._directories[directory.fd] = directory
+        return directory.fd
+
+    @answers
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory, entry, generation_of = self._directories[fh], self._entry, _generation
+        timeout, shown, reply = self._cache.timeout, self._shown, pyfuse3.readdir_reply
+        forget = self.tree.forget
+        at = start_id
+        try:
+            for record, node, number, st in directory.read(start_id):
+                if st is None:
+                    entry.st_ino = NameOnly(number)  # type: ignore[assignment]
+                    entry.st_mode = record.kind << 12
+                else:
+                    fill(entry, st, number, generation_of(node), timeout)
+                    if shown is not None:
+                        of = directory.node if record.name == b"." else node
+                        entry.st_ino = NameOnly(self._shown_number(st, of, number))  # type: ignore[assignment]
+                        if node is not None:
+                            forget(node, 0)
+                            node = None
+                if not reply(token, record.name, entry, record.cookie):
+                    if node is not None:
+                        forget(node, 0)
+                    directory.reject(record, at)
+                    return
+                if node is not None:
+                    node.lookups += 1
+                at = record.cookie
+        except Exception:
+            if at == start_id:
+                raise
+            # What was taken so far is sent; asked to go on, the same entry fails again, and then it is an error.
+
+    @answers
+    async def releasedir(self, fh: int) -> None:
+        self._directories.pop(fh).close()
+
+    @answers
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        limiter = self._limiter(self._directories[fh].node)
+        await self.gate.offload(limiter, os.fdatasync if datasync else os.fsync, fh)
+
+    # Extended attributes ----------------------------------------------------------------------------------------------
+
+    @answers
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        node = self._node(inode)
+        if name.startswith(VIRTUAL_PREFIX):
+            return virtual(self.tree, node, name)
+        return attributes.get(self.tree, node, name)
+
+    @answers
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        _refuse_virtual(name)
+        attributes.put(self.tree, self._node(inode), name, value, _caller(ctx))
+
+    @answers
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        _refuse_virtual(name)
+        attributes.remove(self.tree, self._node(inode), name)
+
+    @answers
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        return attributes.names(self.tree, self._node(inode), _caller(ctx))
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    def _node(self, number: int) -> Node:
+        return self.tree.root if number == pyfuse3.ROOT_INODE else self.tree.node(number)
+
+    def _reply(self, node: Node, st: Stat) -> EntryAttributes:
+        """A reply that tells the kernel of a node, whose look-up count was raised for it."""
+        if node is self.tree.root:  # its node id is 1, so that only getattr can say its number
+            entry = fill(self._entry, st, pyfuse3.ROOT_INODE, 0, self._cache.timeout)
+            entry.attr_timeout = 0
+            return entry
+        entry = fill(self._entry, st, node.number, node.generation, self._cache.timeout)
+        if self._shown is not None:
+            entry.attr_timeout = 0
+        return entry
+
+    def _attributes(self, node: Node, st: Stat) -> EntryAttributes:
+        number = node.number if self._shown is None else self._shown_number(st, node, node.number)
+        return fill(self._entry, st, number, node.generation, 0 if self._shown is not None else self._cache.timeout)
+
+    def _shown_number(self, st: Stat, node: Node | None, number: int) -> int:
+        if self._shown is None or node is None:
+            return number
+        return self._shown.path(node.device.key, st.ino)
+
+    def _limiter(self, node: Node) -> trio.CapacityLimiter:
+        key = node.device.key
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE)
+        return limiter
+
+    def _opened(self, node: Node, fd: int, flags: int, st: Stat) -> FileInfo:
+        self.tree.opened(node, fd)
+        self._files[fd] = OpenFile(node, fd, flags, self._limiter(node))
+        if self._cache.direct:
+            return FileInfo(fh=fd, direct_io=True, keep_cache=False)
+        if self._cache.keep:
+            return FileInfo(fh=fd, keep_cache=True)
+        # What the kernel keeps of the content is good for as long as the stamp is the one under which it began to keep
+        # it. A file changed a moment ago may change again under the same time stamp (clocks tick in milliseconds), so
+        # its stamp proves nothing; neither does one that another machine's clock made.
+        stamp = hash(st.content_stamp)
+        before = self._stamps.get(node)
+        settled = time.time_ns() - (st.ctime_s * 1_000_000_000 + st.ctime_ns) > SETTLED_NS
+        if settled and not node.mount.remote:
+            self._stamps[node] = stamp
+        else:
+            self._stamps[node] = 0
+        if before is not None and before != stamp:
+            _forget_attributes(node.number)
+        return FileInfo(fh=fd, keep_cache=before == stamp)
+
+    async def _truncate(self, node: Node, fh: int | None, size: int) -> None:
+        st = self.tree.stat(node)
+        many = st.blocks > changes.LONG_REMOVAL_BLOCKS or node.mount.remote
+        fd = self.tree.open(node, os.O_WRONLY) if fh is None else fh
+        try:
+            if many:
+                await self.gate.offload(self._limiter(node), os.ftruncate, fd, size)
+            else:
+                os.ftruncate(fd, size)
+        finally:
+            if fh is None:
+                os.close(fd)
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+def _generation(node: Node | None) -> int:
+    return 0 if node is None else node.generation
+
+
+def _refuse_virtual(name: bytes) -> None:
+    if name.startswith(VIRTUAL_PREFIX):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def _flush(fd: int) -> None:
+    """What close(2) of one of several descriptors does: lets the file system report a write error."""
+    os.close(os.dup(fd))
+
+
+def _forget_attributes(number: int) -> None:
+    with contextlib.suppress(OSError):  # the kernel does not know the inode any more
+        pyfuse3.invalidate_inode(number, attr_only=True)
+
+

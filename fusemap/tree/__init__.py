@@ -1,0 +1,15 @@
+"""The live exported tree: which host file a number means, and every operation on it, for both front ends.
+
+node         what is remembered of a known file
+filesystems  the mounts and devices under the root
+live         the tree itself: look-up, stat, descriptors
+changes      what makes, names, removes and alters files
+directory    reading directories
+attributes   extended attributes
+"""
+
+from fusemap.tree.directory import Directory
+from fusemap.tree.live import Tree
+from fusemap.tree.node import Node
+
+__all__ = ["Directory", "Node", "Tree"]

@@ -1,0 +1,158 @@
+"""Everything that makes, names, removes or alters a file, as functions on a tree.
+
+What comes into being is made by the caller's own identity, so that the host's rules give it owner, group, mode and ACL.
+The rest is done as the server: whether the caller may do it was checked by whoever serves him (the kernel's
+default_permissions for a mount), with the attributes and ACLs that the tree gave it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from fusemap.errors import MappingExhausted
+from fusemap.host.calls import RENAME_EXCHANGE, Stat
+from fusemap.host.creds import Caller
+from fusemap.tree.live import Tree
+from fusemap.tree.node import Node
+
+_OPEN_KEEPS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_TRUNC | os.O_NOATIME
+LONG_REMOVAL_BLOCKS = (64 << 20) // 512
+
+
+def mkdir(tree: Tree, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Node, Stat]:
+    """mkdir(2) as `caller`; the new directory's look-up count is 1. Raises OSError."""
+    fd = tree.fd(parent)
+    with tree.identity.of(caller):
+        os.mkdir(name, mode & 0o7777, dir_fd=fd)
+    return _made(tree, parent, name, lambda: os.rmdir(name, dir_fd=tree.fd(parent)))
+
+
+def mknod(tree: Tree, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, Stat]:
+    """mknod(2) as `caller`: a regular file, fifo, socket or device node. Raises OSError."""
+    fd = tree.fd(parent)
+    with tree.identity.of(caller):
+        os.mknod(name, mode, rdev, dir_fd=fd)
+    return _made(tree, parent, name, lambda: os.unlink(name, dir_fd=tree.fd(parent)))
+
+
+def symlink(tree: Tree, parent: Node, name: bytes, target: bytes, caller: Caller) -> tuple[Node, Stat]:
+    """symlink(2) as `caller`. Raises OSError."""
+    fd = tree.fd(parent)
+    with tree.identity.of(caller):
+        os.symlink(target, name, dir_fd=fd)
+    return _made(tree, parent, name, lambda: os.unlink(name, dir_fd=tree.fd(parent)))
+
+
+def create(tree: Tree, parent: Node, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[int, Node, Stat]:
+    """open(2) with O_CREAT as `caller`: the open descriptor, the node and its stat.
+
+    Whatever stands at `name` already is opened only if it is a regular file, and by the caller's own rights, since
+    nobody has checked them. Raises OSError, EEXIST with O_EXCL.
+    """
+    directory = tree.fd(parent)
+    keep = flags & _OPEN_KEEPS | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        with tree.identity.of(caller):
+            fd = os.open(name, keep | os.O_CREAT | os.O_EXCL, mode & 0o7777, dir_fd=directory)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        node, _ = tree.lookup(parent, name)
+        try:
+            with tree.identity.of(caller):
+                fd = tree.open(node, keep & ~os.O_NOFOLLOW)
+            return fd, node, tree.calls.statx(fd, b"")
+        except BaseException:
+            tree.forget(node)
+            raise
+    try:
+        node, st = tree.adopt(parent, name, fd)
+    except BaseException as error:
+        os.close(fd)
+        if isinstance(error, MappingExhausted):
+            os.unlink(name, dir_fd=directory)
+        raise
+    return fd, node, st
+
+
+def link(tree: Tree, node: Node, parent: Node, name: bytes) -> tuple[Node, Stat]:
+    """link(2): one more name for `node`, whose look-up count is raised by one. Raises OSError."""
+    directory = tree.fd(parent)
+    source = b"/proc/self/fd/%d" % tree.fd_on(node, parent.mount)
+    os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+    found, st = tree.lookup(parent, name)
+    return found, st
+
+
+def unlink(tree: Tree, parent: Node, name: bytes) -> int | None:
+    """unlink(2). Raises OSError.
+
+    Freeing the blocks of a large file can take the host seconds; then the answer is a descriptor whose closing does
+    that, to be closed where nobody waits, otherwise None.
+    """
+    directory = tree.fd(parent)
+    st = tree.calls.statx(directory, name)
+    pin = None
+    if st.nlink == 1 and st.blocks > LONG_REMOVAL_BLOCKS and stat.S_ISREG(st.mode):
+        pin = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.unlink(name, dir_fd=directory)
+    except BaseException:
+        if pin is not None:
+            os.close(pin)
+        raise
+    return pin
+
+
+def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
+    """rmdir(2). Raises OSError."""
+    os.rmdir(name, dir_fd=tree.fd(parent))
+
+
+def rename(tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int) -> None:
+    """renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE. Raises OSError, EXDEV between two file systems."""
+    old_fd = tree.fd(old_parent)
+    new_fd = tree.fd(new_parent)
+    tree.calls.rename(old_fd, old, new_fd, new, flags)
+    tree.renamed(old_parent, old, new_parent, new, exchanged=bool(flags & RENAME_EXCHANGE))
+
+
+def readlink(tree: Tree, node: Node) -> bytes:
+    """The target of symbolic link `node`. Raises OSError."""
+    return os.readlink(b"", dir_fd=tree.fd(node))
+
+
+def chmod(tree: Tree, node: Node, mode: int) -> None:
+    """chmod(2). Raises OSError; EOPNOTSUPP for a symbolic link."""
+    if node.kind == stat.S_IFLNK:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    os.chmod(tree.proc(node), mode & 0o7777)
+
+
+def chown(tree: Tree, node: Node, uid: int, gid: int) -> None:
+    """lchown(2); -1 leaves a value as it is. Raises OSError."""
+    os.chown(tree.proc(node), uid, gid)
+
+
+def utimens(tree: Tree, node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """utimensat(2) in nanoseconds since 1970; None leaves a time as it is. Raises OSError."""
+    tree.calls.utimens(tree.proc(node), atime_ns, mtime_ns)
+
+
+def access(tree: Tree, node: Node, mode: int, caller: Caller) -> bool:
+    """access(2) for `caller`, by the host's own rules. Raises OSError."""
+    path = tree.proc(node)
+    with tree.identity.of(caller):
+        return os.access(path, mode, effective_ids=True)
+
+
+def _made(tree: Tree, parent: Node, name: bytes, undo: Callable[[], None]) -> tuple[Node, Stat]:
+    """The node of what was just made; what cannot be given a number (ENFILE) must not stay behind."""
+    try:
+        return tree.lookup(parent, name)
+    except MappingExhausted:
+        undo()
+        raise

@@ -1,0 +1,79 @@
+"""Reading a directory, resumable at any entry.
+
+An entry's cookie is the host's own d_off: opaque, and good for as long as the directory is open, whatever is created or
+removed meanwhile (getdents64(2), telldir(3)). Records are fetched in blocks and handed out one by one; asking for the
+cookie where the last answer stopped goes on in the block, any other cookie seeks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from fusemap.errors import MappingExhausted
+from fusemap.host.calls import Entry, Stat
+from fusemap.tree.live import Tree
+from fusemap.tree.node import Node
+
+_DOTS = (b".", b"..")
+
+Item = tuple[Entry, Node | None, int, Stat | None]
+"""A record, the node unless the entry is "." or ".." or may not be seen, the number, and the stat if it may be seen."""
+
+
+class Directory:
+    """An open directory. Raises OSError when it cannot be opened."""
+
+    def __init__(self, tree: Tree, node: Node) -> None:
+        self._tree = tree
+        self.node = node
+        self.fd = tree.open(node, os.O_RDONLY | os.O_DIRECTORY)
+        tree.opened(node, self.fd)
+        self._pending: list[Entry] = []  # last record first
+        self._at = 0
+
+    def close(self) -> None:
+        """Closes it."""
+        self._tree.closed(self.node, self.fd)
+        os.close(self.fd)
+
+    def read(self, cookie: int) -> Iterator[Item]:
+        """The entries after `cookie` (0: from the start); look-up counts are not raised.
+
+        Whoever stops taking them must say so by `reject`, so that the entry comes again. Raises OSError.
+        """
+        if cookie != self._at or not cookie:
+            os.lseek(self.fd, cookie, os.SEEK_SET)
+            self._pending.clear()
+            self._at = cookie
+        tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
+        while True:
+            if not pending:
+                pending.extend(reversed(tree.calls.getdents(fd)))
+                if not pending:
+                    return
+            entry = pending[-1]
+            _, cookie, _, name = entry
+            try:
+                if name in _DOTS:
+                    found = None
+                    number, st = (node.number, tree.stat(node)) if name == b"." else tree.number_above(node, fd)
+                else:
+                    found, st = tree.entry(node, fd, name)
+                    number = found.number
+            except FileNotFoundError:  # removed since the record was read
+                pending.pop()
+                self._at = cookie
+                continue
+            except MappingExhausted:
+                raise
+            except OSError:  # not searchable, a damaged inode, a dead mount: a listing shows the name all the same
+                found, number, st = None, tree.guess(node, entry.ino), None
+            pending.pop()
+            self._at = cookie
+            yield entry, found, number, st
+
+    def reject(self, entry: Entry, cookie: int) -> None:
+        """`entry`, the last one read, was not taken; the listing stands at `cookie`, that of the entry before it."""
+        self._pending.append(entry)
+        self._at = cookie

@@ -1,0 +1,256 @@
+"""The mounts and devices beneath the exported root, found as clients walk into them.
+
+A mount beneath the root is not held open: the administrator must be able to unmount it at any time. So a mount is
+remembered by the directory it covers (a node and a name), opened when it is needed, and taken for gone when another
+mount, or none, is found there. The kernel's mount ids say which.
+
+A device is a file system by its identity, so that the same disk unmounted and mounted again keeps its numbers, and
+another disk that was dealt the same st_dev does not get them.
+
+Bind mounts that show the same directory twice need care: a FUSE client (and any kernel's cache of directories) cannot
+have one directory in two places. Of mounts whose parts of a file system overlap, the first is known by the device alone
+and each further one has a `domain` of its own, which enters the mapping as a device of its own - for directories only:
+a file in two places is no more than a hard link. Where one of the two is read-only, files are told apart as well, so
+that writing through the writable one does not depend on which was seen first.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from fusemap.host.calls import Calls, Handle, Stat
+from fusemap.host.generation import btrfs_root
+from fusemap.host.identity import Identity, identify, session_only
+from fusemap.host.mountinfo import MountInfo, contains, mount_table
+from fusemap.tree.node import Node
+
+log = logging.getLogger(__name__)
+
+# Metadata of these comes over a network or from another process: a look-up may take as long as that likes.
+_REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "virtiofs"})
+_READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_BTRFS_SUBVOLUME_INODE: Final = 256
+
+
+class Device:
+    """A file system (or btrfs subvolume) under the root: what the first half of (device, inode) means."""
+
+    __slots__ = ("identity", "key", "major", "minor", "subvolume", "superblock")
+
+    def __init__(self, key: str, identity: Identity, st: Stat, superblock: str, subvolume: int | None) -> None:
+        self.key = key
+        self.identity = identity
+        self.major = st.dev_major
+        self.minor = st.dev_minor
+        self.superblock = superblock
+        self.subvolume = subvolume
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.major}:{self.minor})"
+
+
+class Mount:
+    """One mount in the tree. `place` is the node and name it covers, None for the root's own mount."""
+
+    __slots__ = ("domain", "file_domain", "handles", "id", "info", "place", "remote")
+
+    def __init__(self, id: int, info: MountInfo | None, place: tuple[Node, bytes] | None) -> None:
+        self.id = id
+        self.info = info
+        self.place = place
+        self.domain = ""
+        self.file_domain = ""
+        self.handles = False
+        kind = info.kind if info else ""
+        self.remote = kind in _REMOTE or kind.startswith("fuse")
+
+    def key(self, device: Device, directory: bool) -> str:
+        """What stands in the mapping for `device` as seen through this mount."""
+        domain = self.domain if directory else self.file_domain
+        return f"{device.key} at {domain}" if domain else device.key
+
+    @property
+    def kind(self) -> str:
+        """The file system's name in the mount table, "" if it was not found there."""
+        return self.info.kind if self.info else ""
+
+
+class FileSystems:
+    """The known mounts and devices of one tree."""
+
+    def __init__(self, calls: Calls, root_path: bytes) -> None:
+        self._calls = calls
+        self._root_path = root_path
+        self._mounts: dict[int, Mount] = {}
+        self._devices: dict[tuple[int, int, int], Device] = {}  # mount id, major, minor
+        self._keys: dict[str, Device] = {}
+
+    def mounts(self) -> list[Mount]:
+        """The mounts that were met so far."""
+        return list(self._mounts.values())
+
+    def devices(self) -> list[Device]:
+        """The devices that were met so far."""
+        return list(self._keys.values())
+
+    def knows(self, mount_id: int) -> bool:
+        """Whether the mount with this id was met."""
+        return mount_id in self._mounts
+
+    def mount_of(self, st: Stat, place: tuple[Node, bytes] | None, open_directory: Callable[[], int]) -> Mount:
+        """The mount that a file is on; `open_directory` opens the file for reading where it is a directory.
+
+        Raises OSError, ESTALE when the mount changed while it was looked at.
+        """
+        mount = self._mounts.get(st.mnt_id)
+        if mount is None:
+            mount = self._discover(st, place, open_directory)
+            self._mounts[st.mnt_id] = mount
+        return mount
+
+    def device_of(
+        self, st: Stat, mount: Mount, handle: Handle | None, open_directory: Callable[[], int]
+    ) -> Device:
+        """The device that a file is on. Raises OSError."""
+        place = (mount.id, st.dev_major, st.dev_minor)
+        device = self._devices.get(place)
+        subvolume = btrfs_root(handle) if handle is not None else None
+        if device is not None and device.subvolume == subvolume:
+            return device
+        device = self._devices[place] = self._identify(st, mount, subvolume, open_directory)
+        return device
+
+    def number(self, path: Callable[[str, int], int], st: Stat, below: Node) -> int:
+        """The number of a directory that is only named, not entered; that of `below` where its device is not known."""
+        mount = self._mounts.get(st.mnt_id)
+        device = self._devices.get((st.mnt_id, st.dev_major, st.dev_minor))
+        if mount is None:
+            return below.number
+        if device is None:
+            if (st.dev_major, st.dev_minor) != (below.device.major, below.device.minor):
+                return below.number
+            device = below.device
+        return path(mount.key(device, True), st.ino)
+
+    def forget_mount(self, mount: Mount) -> None:
+        """`mount` is gone from the host; its place in the tables may be another's by now."""
+        self._mounts.pop(mount.id, None)
+        for place in [place for place in self._devices if place[0] == mount.id]:
+            del self._devices[place]
+
+    def _discover(self, st: Stat, place: tuple[Node, bytes] | None, open_directory: Callable[[], int]) -> Mount:
+        table = mount_table()
+        if not stat.S_ISDIR(st.mode):  # a single file bound over another: known by its place, never opened here
+            # Without a descriptor its record cannot be told from others of the same device; it needs none.
+            return Mount(st.mnt_id, None, place)
+        fd = open_directory()
+        try:
+            if self._calls.statx(fd, b"").mnt_id != st.mnt_id:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            legacy = self._calls.mount_id(fd)
+            info = next((info for info in table if info.id == legacy), None)
+            mount = Mount(st.mnt_id, info, place)
+            mount.handles = self._handles_open(fd)
+        finally:
+            os.close(fd)
+        if info is not None:
+            self._place_in_domain(mount, info)
+        return mount
+
+    def _handles_open(self, fd: int) -> bool:
+        try:
+            os.close(self._calls.open_by_handle(fd, self._calls.handle(fd, b""), os.O_PATH | os.O_NOFOLLOW))
+        except OSError:
+            return False
+        return True
+
+    def _shown(self, mount: Mount, info: MountInfo) -> bytes:
+        """The part of its file system that `mount` brings into the tree."""
+        if mount.place is not None or not contains(info.point, self._root_path):
+            return info.root
+        below = self._root_path[len(info.point.rstrip(b"/")) :]
+        return info.root.rstrip(b"/") + below if below else info.root
+
+    def _place_in_domain(self, mount: Mount, info: MountInfo) -> None:
+        shown = self._shown(mount, info)
+        for other in self._mounts.values():
+            if other.info is None or other.info.device != info.device or other.domain:
+                continue
+            theirs = self._shown(other, other.info)
+            if contains(theirs, shown) or contains(shown, theirs):
+                where = info.point.removeprefix(self._root_path).lstrip(b"/")
+                mount.domain = os.fsdecode(where) or "/"
+                if info.read_only != other.info.read_only:
+                    mount.file_domain = mount.domain
+                log.info(
+                    "%s shows directories that %s shows too; they get numbers of their own",
+                    os.fsdecode(info.point), os.fsdecode(other.info.point),
+                )  # fmt: skip
+                return
+
+    def _identify(
+        self, st: Stat, mount: Mount, subvolume: int | None, open_directory: Callable[[], int]
+    ) -> Device:
+        table = mount_table()
+        superblock = mount.info.device if mount.info else f"{st.dev_major}:{st.dev_minor}"
+        if stat.S_ISDIR(st.mode):
+            fd = open_directory()
+            try:
+                identity = identify(fd, st, mount.kind)
+            finally:
+                os.close(fd)
+        else:  # a file on another device than its directory, or mounted by itself: a known device, or a nameless one
+            identity = session_only(st)
+        if not identity.lasting:
+            device = self._still_mounted(st, mount, superblock, subvolume, {info.id for info in table})
+            if device is not None:
+                return device
+        key = identity.key
+        live = {info.device for info in table}
+        copy = 1
+        while (device := self._keys.get(key)) is not None:
+            if (device.major, device.minor) == (st.dev_major, st.dev_minor):
+                return device
+            if device.superblock not in live:
+                break
+            # Two mounted file systems with one uuid: a dd or LVM copy. One number for files of both is wrong data.
+            copy += 1
+            key = f"{identity.key}#{copy}"
+        if copy > 1:
+            log.warning(
+                "%d:%d has the uuid of another mounted file system; it is taken for a copy", st.dev_major, st.dev_minor
+            )
+        device = self._keys[key] = Device(key, identity, st, superblock, subvolume)
+        lasting = "" if identity.lasting else ", known until it is unmounted"
+        log.info("new device %s, %s%s", device, mount.kind or "file system", lasting)
+        return device
+
+    def _still_mounted(
+        self, st: Stat, mount: Mount, superblock: str, subvolume: int | None, mount_ids: set[int]
+    ) -> Device | None:
+        """The known device with this st_dev, if a mount by which it is known is still there: then it is the same."""
+        own = mount.info.id if mount.info else None
+        for device in self._keys.values():
+            if (device.major, device.minor, device.subvolume) != (st.dev_major, st.dev_minor, subvolume):
+                continue
+            for other in self._mounts.values():
+                info = other.info
+                if info is None or info.device != device.superblock or info.id == own:
+                    continue
+                if info.id in mount_ids:
+                    return device
+            if mount.info is None or device.superblock != superblock:
+                continue
+            if any(place[0] == mount.id for place, known in self._devices.items() if known is device):
+                return device
+        return None
+
+
+def opener(dirfd: int, name: bytes) -> Callable[[], int]:
+    """A function that opens directory `name` of `dirfd` for reading, never through a symbolic link."""
+    return lambda: os.open(name or b".", _READ_DIRECTORY, dir_fd=dirfd)

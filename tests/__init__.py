@@ -1,0 +1,1 @@
+"""fusemap's tests; the rooms here mirror those of the package."""
