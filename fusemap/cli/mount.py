@@ -78,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
     """Mounts and, unless in the foreground, returns once the mount is usable."""
     how = _read_words(options)
     mountpoint.check(options.source, options.target)
-    target = os.path.realpath(options.target)
+    # The background process works in "/".
+    options.source, target = os.path.abspath(options.source), os.path.realpath(options.target)
+    options.log = options.log and os.path.abspath(options.log)
     _raise_descriptor_limit()
     if options.foreground:
         set_up(options.log, options.verbose, foreground=True)

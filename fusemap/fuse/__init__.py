@@ -2,6 +2,8 @@
 
 mountpoint  mounting and unmounting, and what is refused
 session     a mount's life
+watch       mounts that come and go beneath the root
+habits      which processes look at what they list
 loop        how the next request is waited for
 operations  the requests
 files       open files and the way of their data

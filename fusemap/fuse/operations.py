@@ -16,6 +16,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from stat import S_IFDIR
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -25,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from fusemap.errors import errno_of
 from fusemap.fuse.attributes import Cache, NameOnly, fill
 from fusemap.fuse.files import OpenFile, Transfer
+from fusemap.fuse.habits import Habits
 from fusemap.fuse.loop import Gate
 from fusemap.fuse.virtual import VIRTUAL_PREFIX, virtual
 from fusemap.host.calls import Stat
@@ -78,6 +80,7 @@ class Operations(pyfuse3.Operations):
         self.tree: Final = tree
         self.gate: Final = Gate(tree.rest)
         self._transfer = Transfer(self.gate)
+        self._habits = Habits(tree)
         self._cache = cache
         self._shown = shown
         self._entry = EntryAttributes()
@@ -92,6 +95,7 @@ class Operations(pyfuse3.Operations):
             os.close(file.fd)
         for directory in list(self._directories.values()):
             directory.close()
+        self._habits.close()
         self.tree.close()
 
     # Names and nodes --------------------------------------------------------------------------------------------------
@@ -103,7 +107,10 @@ class Operations(pyfuse3.Operations):
             st = self.tree.stat(parent)
             parent.lookups += 1
             return self._reply(parent, st)
-        return self._reply(*self.tree.lookup(parent, name))
+        node, st = self.tree.lookup(parent, name)
+        if node.kind != S_IFDIR:
+            self._habits.looked_up(parent)
+        return self._reply(node, st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         tree = self.tree
@@ -247,6 +254,8 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         directory = Directory(self.tree, self._node(inode))
         self._directories[directory.fd] = directory
+        if self._shown is None:
+            self._habits.listing(directory, ctx.pid)
         return directory.fd
 
     @answers
@@ -283,7 +292,9 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def releasedir(self, fh: int) -> None:
-        self._directories.pop(fh).close()
+        directory = self._directories.pop(fh)
+        self._habits.listed(directory)
+        directory.close()
 
     @answers
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

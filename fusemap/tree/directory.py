@@ -8,6 +8,7 @@ cookie where the last answer stopped goes on in the block, any other cookie seek
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 from fusemap.errors import MappingExhausted
@@ -16,9 +17,10 @@ from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
 
 _DOTS = (b".", b"..")
+_LOOKED_INTO = (0, 4)  # DT_UNKNOWN, DT_DIR
 
 Item = tuple[Entry, Node | None, int, Stat | None]
-"""A record, the node unless the entry is "." or ".." or may not be seen, the number, and the stat if it may be seen."""
+"""A record; the node unless the entry is ".", ".." or given by name only; the number; the stat unless by name only."""
 
 
 class Directory:
@@ -31,6 +33,8 @@ class Directory:
         tree.opened(node, self.fd)
         self._pending: list[Entry] = []  # last record first
         self._at = 0
+        self.names_left = 0  # how many more entries may be given by name only
+        self.names_given = 0
 
     def close(self) -> None:
         """Closes it."""
@@ -47,19 +51,25 @@ class Directory:
             self._pending.clear()
             self._at = cookie
         tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
+        now = time.time_ns()
         while True:
             if not pending:
+                now = time.time_ns()
                 pending.extend(reversed(tree.calls.getdents(fd)))
                 if not pending:
                     return
             entry = pending[-1]
-            _, cookie, _, name = entry
+            inode, cookie, kind, name = entry
             try:
-                if name in _DOTS:
+                if self.names_left and kind not in _LOOKED_INTO:
+                    self.names_left -= 1
+                    self.names_given += 1
+                    found, number, st = None, tree.guess(node, inode), None
+                elif name in _DOTS:
                     found = None
                     number, st = (node.number, tree.stat(node)) if name == b"." else tree.number_above(node, fd)
                 else:
-                    found, st = tree.entry(node, fd, name)
+                    found, st = tree.entry(node, fd, name, now)
                     number = found.number
             except FileNotFoundError:  # removed since the record was read
                 pending.pop()
@@ -68,7 +78,7 @@ class Directory:
             except MappingExhausted:
                 raise
             except OSError:  # not searchable, a damaged inode, a dead mount: a listing shows the name all the same
-                found, number, st = None, tree.guess(node, entry.ino), None
+                found, number, st = None, tree.guess(node, inode), None
             pending.pop()
             self._at = cookie
             yield entry, found, number, st

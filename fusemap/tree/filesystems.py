@@ -127,15 +127,18 @@ class FileSystems:
 
     def number(self, path: Callable[[str, int], int], st: Stat, below: Node) -> int:
         """The number of a directory that is only named, not entered; that of `below` where its device is not known."""
+        key = self.key(st)
+        if key is None:
+            if st.mnt_id != below.mount.id or (st.dev_major, st.dev_minor) != (below.device.major, below.device.minor):
+                return below.number
+            key = below.mount.key(below.device, True)
+        return path(key, st.ino)
+
+    def key(self, st: Stat) -> str | None:
+        """What stands in the mapping for a directory's device, None where it was not met yet."""
         mount = self._mounts.get(st.mnt_id)
         device = self._devices.get((st.mnt_id, st.dev_major, st.dev_minor))
-        if mount is None:
-            return below.number
-        if device is None:
-            if (st.dev_major, st.dev_minor) != (below.device.major, below.device.minor):
-                return below.number
-            device = below.device
-        return path(mount.key(device, True), st.ino)
+        return None if mount is None or device is None else mount.key(device, True)
 
     def forget_mount(self, mount: Mount) -> None:
         """`mount` is gone from the host; its place in the tables may be another's by now."""
@@ -159,8 +162,17 @@ class FileSystems:
         finally:
             os.close(fd)
         if info is not None:
+            self._drop_dead(table, info)
             self._place_in_domain(mount, info)
         return mount
+
+    def _drop_dead(self, table: list[MountInfo], new: MountInfo) -> None:
+        """Forgets mounts that are gone. Mount ids are dealt out again, so `new` ends the life of one with its id."""
+        live = {(info.id, info.device, info.point) for info in table if info.id != new.id}
+        for mount in self.mounts():
+            info = mount.info
+            if info is not None and (info.id, info.device, info.point) not in live:
+                self.forget_mount(mount)
 
     def _handles_open(self, fd: int) -> bool:
         try:

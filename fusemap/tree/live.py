@@ -29,6 +29,7 @@ from fusemap.tree.node import Node
 log = logging.getLogger(__name__)
 
 BURST_DESCRIPTORS: Final = 128
+SETTLED_NS: Final = 100_000_000  # longer than any clock tick by which ctime is stamped
 _O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _KIND: Final = 0o170000
 
@@ -111,10 +112,12 @@ class Tree:
                 del self._nodes[node.number]
             self._close_descriptor(node)
 
-    def entry(self, parent: Node, parent_fd: int, name: bytes) -> tuple[Node, Stat]:
+    def entry(self, parent: Node, parent_fd: int, name: bytes, now_ns: int) -> tuple[Node, Stat]:
         """The node and stat of a directory's entry. Its look-up count is not raised.
 
-        The caller either raises it or calls `forget(node, 0)`. Raises OSError.
+        The caller either raises it or calls `forget(node, 0)`. `now_ns` is the clock at or before this call. A known
+        file whose ctime is old and still the same is the same file, since one made later would have a later ctime; then
+        its handle need not be asked for. Raises OSError.
         """
         st = self.calls.statx(parent_fd, name)
         mount, device, kind = parent.mount, parent.device, st.mode & _KIND
@@ -127,14 +130,31 @@ class Tree:
         ):
             return self._enter(parent, name, parent_fd, name, st), st
         # What follows is _enter() for the ordinary case, a file on its directory's device: listing is the busiest path.
-        handle = self.calls.handle(parent_fd, name)
         number = self._path(device.key if not mount.file_domain else mount.key(device, False), st.ino)
+        ctime = st.ctime_s * 1_000_000_000 + st.ctime_ns
         node = self._nodes.get(number)
+        if node is not None and node.unchanged == ctime and node.mount is mount and node.kind == kind:
+            return node, st
+        handle = self.calls.handle(parent_fd, name)
         if node is None:
             node = self._nodes[number] = Node(number, device, mount, st.ino, kind, handle, generation(handle))
         elif node.handle != handle or node.mount is not mount:
             node = self._enter(parent, name, parent_fd, name, st)
+        node.unchanged = ctime if ctime < now_ns - SETTLED_NS and not mount.remote else 0
         return node, st
+
+    def find(self, path: bytes) -> Node | None:
+        """The known node of the directory at a host `path`, for telling clients that it changed. Raises OSError."""
+        fd = os.open(path, _O_PATH | os.O_DIRECTORY)
+        try:
+            st = self.calls.statx(fd, b"")
+        finally:
+            os.close(fd)
+        if self._is_root(st):
+            return self.root
+        key = self.filesystems.key(st)
+        number = None if key is None else self.mapper.peek(key, st.ino)
+        return None if number is None else self._nodes.get(number)
 
     def guess(self, parent: Node, inode: int) -> int:
         """The number of an entry of `parent` of which only the inode number can be seen. Raises OSError."""
@@ -206,9 +226,9 @@ class Tree:
         """
         if node.kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise OSError(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO, "not a regular file")
-        flags = flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        flags = flags & ~os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         # A descriptor that proves the node is at hand: opening it anew by /proc cannot reach another file.
-        return os.open(self.proc(node), flags & ~os.O_NOFOLLOW)
+        return os.open(self.proc(node), flags)
 
     def opened(self, node: Node, fd: int) -> None:
         """`fd` is open on `node` from now on, which keeps it alive when it is unlinked."""
@@ -299,6 +319,7 @@ class Tree:
         self.reused += 1
         self._close_descriptor(node)
         node.kind = kind
+        node.unchanged = 0
         node.handle = handle
         node.generation = (node.generation + 1) & 0xFFFFFFFF if handle is None else generation(handle)
         log.debug("inode number used again: %r", node)

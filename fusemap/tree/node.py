@@ -25,11 +25,12 @@ class Node:
     handle      its file handle, None where the file system gives none
     generation  the host inode's generation, 0 where it cannot be told
     kind        the file type bits of st_mode (S_IFMT)
+    unchanged   the ctime (ns) under which it was proved to be this file, 0 where that is too fresh (see Tree.entry)
     place       parent node and name; kept only where handles cannot be opened
     lookups     how often a client was told of it and has not forgotten it since (FUSE's look-up count)
     """
 
-    __slots__ = ("device", "generation", "handle", "inode", "kind", "lookups", "mount", "number", "place")
+    __slots__ = ("device", "generation", "handle", "inode", "kind", "lookups", "mount", "number", "place", "unchanged")
 
     def __init__(
         self, number: int, device: Device, mount: Mount, inode: int, kind: int, handle: Handle | None, generation: int
@@ -43,6 +44,7 @@ class Node:
         self.generation = generation
         self.place: tuple[Node, bytes] | None = None
         self.lookups = 0
+        self.unchanged = 0
 
     @property
     def is_directory(self) -> bool:
