@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 from collections import OrderedDict
 from enum import Enum
 from typing import Final
 
+from fusemap.fuse.watch import MountWatch
 from fusemap.host.mountinfo import contains, mount_table
 from fusemap.tree import Directory, Node, Tree
 
@@ -41,19 +41,13 @@ class _Habit(Enum):
 class Habits:
     """What is known of the processes that list directories of `tree`."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, watch: MountWatch) -> None:
         self._tree = tree
+        self._watch = watch
         self._habits: OrderedDict[int, _Habit] = OrderedDict()
         self._listed: OrderedDict[Node, int] = OrderedDict()
-        self._mounts = open("/proc/self/mountinfo", "rb")  # noqa: SIM115  # closed by close()
-        self._changed = select.poll()
-        self._changed.register(self._mounts, select.POLLPRI | select.POLLERR)
         self._covered: set[tuple[int, int, int]] | None = None
-        self._read_mounts()
-
-    def close(self) -> None:
-        """Closes the mount table."""
-        self._mounts.close()
+        self._changes = -1
 
     def listing(self, directory: Directory, pid: int) -> None:
         """Process `pid` starts to list `directory`: decides how many entries it gets by name only."""
@@ -86,7 +80,9 @@ class Habits:
     def _honest(self, node: Node) -> bool:
         if node.mount.kind not in _HONEST or not node.mount.handles:
             return False
-        if self._changed.poll(0):  # proc_pid_mountinfo(5): "polled for changes"
+        changes = self._watch.look()
+        if changes != self._changes:
+            self._changes = changes
             self._read_mounts()
         device = node.device
         return self._covered is not None and (device.major, device.minor, node.inode) not in self._covered

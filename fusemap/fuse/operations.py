@@ -29,6 +29,7 @@ from fusemap.fuse.files import OpenFile, Transfer
 from fusemap.fuse.habits import Habits
 from fusemap.fuse.loop import Gate
 from fusemap.fuse.virtual import VIRTUAL_PREFIX, virtual
+from fusemap.fuse.watch import MountWatch
 from fusemap.host.calls import Stat
 from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
@@ -80,7 +81,8 @@ class Operations(pyfuse3.Operations):
         self.tree: Final = tree
         self.gate: Final = Gate(tree.rest)
         self._transfer = Transfer(self.gate)
-        self._habits = Habits(tree)
+        self.watch: Final = MountWatch(tree)
+        self._habits = Habits(tree, self.watch)
         self._cache = cache
         self._shown = shown
         self._entry = EntryAttributes()
@@ -95,7 +97,7 @@ class Operations(pyfuse3.Operations):
             os.close(file.fd)
         for directory in list(self._directories.values()):
             directory.close()
-        self._habits.close()
+        self.watch.close()
         self.tree.close()
 
     # Names and nodes --------------------------------------------------------------------------------------------------
@@ -107,6 +109,7 @@ class Operations(pyfuse3.Operations):
             st = self.tree.stat(parent)
             parent.lookups += 1
             return self._reply(parent, st)
+        self.watch.check_uncovered(parent)
         node, st = self.tree.lookup(parent, name)
         if node.kind != S_IFDIR:
             self._habits.looked_up(parent)
@@ -252,7 +255,9 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        directory = Directory(self.tree, self._node(inode))
+        node = self._node(inode)
+        self.watch.check_uncovered(node)
+        directory = Directory(self.tree, node)
         self._directories[directory.fd] = directory
         if self._shown is None:
             self._habits.listing(directory, ctx.pid)

@@ -18,8 +18,6 @@ import trio
 
 from fusemap.fuse.mountpoint import unmount
 from fusemap.fuse.operations import Operations
-from fusemap.fuse.watch import MountWatch
-from fusemap.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ def serve(operations: Operations, device: int, target: str, ready: Callable[[], 
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     try:
-        trio.run(_run, operations.tree, target, ready)
+        trio.run(_run, operations, target, ready)
     finally:
         with contextlib.suppress(OSError):
             unmount_if_ours(target, device)
@@ -54,10 +52,10 @@ def unmount_if_ours(target: str, device: int) -> None:
     unmount(target)
 
 
-async def _run(tree: Tree, target: str, ready: Callable[[], None]) -> None:
+async def _run(operations: Operations, target: str, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, target, nursery.cancel_scope)
-        with MountWatch(tree):
+        with operations.watch:
             ready()
             await pyfuse3.main(max_tasks=_TASKS)
         nursery.cancel_scope.cancel()

@@ -143,6 +143,15 @@ class Tree:
         node.unchanged = ctime if ctime < now_ns - SETTLED_NS and not mount.remote else 0
         return node, st
 
+    def check_uncovered(self, node: Node) -> None:
+        """Raises OSError, ESTALE, if a mount hides directory `node` from whoever walks to it by path."""
+        try:
+            st = self.calls.statx(-100, os.readlink(self.proc(node)))
+        except FileNotFoundError:
+            return
+        if st.mnt_id != node.mount.id:
+            raise _stale()
+
     def find(self, path: bytes) -> Node | None:
         """The known node of the directory at a host `path`, for telling clients that it changed. Raises OSError."""
         fd = os.open(path, _O_PATH | os.O_DIRECTORY)
