@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from fusemap.cli.mounted import attribute
+from fusemap.cli.mounted import Located, file_of
 from fusemap.errors import Refused
 
 
@@ -39,6 +39,6 @@ def _row(path: str) -> dict[str, object]:
         shown = os.lstat(path).st_ino
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from error
-    device, inode = attribute(path, "device"), attribute(path, "inode")
+    found: Located = file_of(path, shown)
     printable = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return {"path": printable, "number": shown, "device": device, "inode": int(inode)}
+    return {"path": printable, "number": shown, "device": found["device"], "inode": found["inode"]}

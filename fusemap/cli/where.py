@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from fusemap.cli.mounted import attribute
-from fusemap.errors import Refused
+from fusemap.cli.mounted import locate
 
 
 def add(verbs: Any) -> None:
@@ -31,13 +29,9 @@ def add(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints where the number is."""
-    attribute(options.tree, "device")  # a fusemap mount at all?
-    try:
-        found = json.loads(os.getxattr(options.tree, f"user.fusemap.locate.{options.number}"))
-    except OSError as error:
+    found = locate(options.tree, options.number)
+    if found is None:
         print(f"fusemap: no file of {options.tree} was given the number {options.number}", file=sys.stderr)
-        if error.errno != errno.ENODATA:
-            raise Refused(f"{options.tree}: {error.strerror}") from error
         return 1
     paths = []
     for path in _paths(options.tree, options.number):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from fusemap.host.creds import Identity
 from fusemap.tree import Node
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ _WOULD_WAIT: Final = (errno.EAGAIN, errno.EOPNOTSUPP)
 class OpenFile:
     """A client's open file."""
 
-    __slots__ = ("fd", "limiter", "node", "read_inline", "write_inline", "written")
+    __slots__ = ("fd", "limiter", "node", "read_inline", "uid", "write_inline", "written")
 
-    def __init__(self, node: Node, fd: int, flags: int, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, node: Node, fd: int, flags: int, uid: int, limiter: trio.CapacityLimiter) -> None:
         self.node = node
+        self.uid = uid  # who opened it: on whose account it is written
         self.fd = fd
         self.limiter = limiter
         memory = node.mount.kind in _MEMORY
@@ -42,8 +44,9 @@ class OpenFile:
 class Transfer:
     """Moves data between open files and requests."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, identity: Identity) -> None:
         self._gate = gate
+        self._identity = identity
         self._buffer = bytearray(MAX_TRANSFER)
         self._view = memoryview(self._buffer)
 
@@ -78,15 +81,25 @@ class Transfer:
         file.written += size
         if inline is not None:
             try:
-                while done < size:
-                    done += os.pwritev(file.fd, [memoryview(data)[done:] if done else data], offset + done, inline)
+                with self._identity.writing(file.uid):
+                    while done < size:
+                        done += os.pwritev(file.fd, [memoryview(data)[done:] if done else data], offset + done, inline)
                 return size
             except OSError as error:
                 if error.errno not in _WOULD_WAIT:
                     return _part(done, error)
                 if error.errno == errno.EOPNOTSUPP:
                     file.write_inline = None
-        return await self._gate.offload(file.limiter, _write_fully, file.fd, data, done, offset)  # type: ignore[no-any-return]
+        return await self._gate.offload(file.limiter, self._write_fully, file, data, done, offset)  # type: ignore[no-any-return]
+
+    def _write_fully(self, file: OpenFile, data: bytes, done: int, offset: int) -> int:
+        with self._identity.writing(file.uid):
+            while done < len(data):
+                try:
+                    done += os.pwrite(file.fd, memoryview(data)[done:] if done else data, offset + done)
+                except OSError as error:
+                    return _part(done, error)
+        return done
 
 
 def _read_fully(fd: int, start: bytes, offset: int, size: int) -> bytes:
@@ -101,15 +114,6 @@ def _read_fully(fd: int, start: bytes, offset: int, size: int) -> bytes:
             break
         start += data
     return start
-
-
-def _write_fully(fd: int, data: bytes, done: int, offset: int) -> int:
-    while done < len(data):
-        try:
-            done += os.pwrite(fd, memoryview(data)[done:] if done else data, offset + done)
-        except OSError as error:
-            return _part(done, error)
-    return done
 
 
 def _part(done: int, error: OSError) -> int:

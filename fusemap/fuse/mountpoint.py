@@ -9,6 +9,7 @@ by fusermount3, which hands the device over a socket (its protocol: util/fusermo
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -21,7 +22,10 @@ from fusemap.errors import Refused
 from fusemap.host import calls
 from fusemap.host.mountinfo import MountInfo, contains, mount_table
 
+log = logging.getLogger(__name__)
+
 TYPE: Final = "fuse.fusemap"
+BACKGROUND: Final = 512
 # -o word -> (flags to set, flags to clear), mount(2)
 FLAGS: Final = {
     "ro": (calls.MS_RDONLY, 0),
@@ -102,6 +106,30 @@ def unmount(target: str) -> None:
                 raise
     else:
         subprocess.run(["fusermount3", "-u", "-q", "-z", "--", target], check=False, stderr=subprocess.DEVNULL)
+
+
+def widen(target: str) -> None:
+    """Lets more of the kernel's own requests (read-ahead) wait for us at once than its usual 12 for a whole mount.
+
+    They would all be taken up by one slow disk. An ordinary user's mount keeps the limit (fs/fuse/control.c).
+    """
+    info = mounted_at(target)
+    if info is None or os.geteuid() != 0:
+        return
+    connection = info.device.partition(":")[2]
+    try:
+        root = calls.detached_mount("fusectl")
+        try:
+            for name, value in (("max_background", BACKGROUND), ("congestion_threshold", BACKGROUND * 3 // 4)):
+                fd = os.open(f"{connection}/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+                try:
+                    os.write(fd, str(value).encode())
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(root)
+    except OSError as error:
+        log.debug("the kernel's limit of background requests stays as it is: %s", error)
 
 
 def mounted_at(target: str) -> MountInfo | None:

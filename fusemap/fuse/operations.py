@@ -80,7 +80,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.tree: Final = tree
         self.gate: Final = Gate(tree.rest)
-        self._transfer = Transfer(self.gate)
+        self._transfer = Transfer(self.gate, tree.identity)
         self.watch: Final = MountWatch(tree)
         self._habits = Habits(tree, self.watch)
         self._cache = cache
@@ -177,7 +177,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
-        changes.rename(self.tree, old, name_old, new, name_new, flags)
+        changes.rename(self.tree, old, name_old, new, name_new, flags, _caller(ctx))
 
     @answers
     async def setattr(
@@ -211,13 +211,13 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._node(parent_inode)
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
-        return self._opened(node, fd, flags, st), self._reply(node, st)
+        return self._opened(node, fd, flags, ctx.uid, st), self._reply(node, st)
 
     @answers
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
         fd = self.tree.open(node, flags & _OPEN_KEEPS)
-        return self._opened(node, fd, flags, self.tree.calls.statx(fd, b""))
+        return self._opened(node, fd, flags, ctx.uid, self.tree.calls.statx(fd, b""))
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -277,8 +277,8 @@ class Operations(pyfuse3.Operations):
                 else:
                     fill(entry, st, number, generation_of(node), timeout)
                     if shown is not None:
-                        of = directory.node if record.name == b"." else node
-                        entry.st_ino = NameOnly(self._shown_number(st, of, number))  # type: ignore[assignment]
+                        shown_number = self._shown_entry(directory.node, record.name, st, node, number)
+                        entry.st_ino = NameOnly(shown_number)  # type: ignore[assignment]
                         if node is not None:
                             forget(node, 0)
                             node = None
@@ -354,6 +354,19 @@ class Operations(pyfuse3.Operations):
             return number
         return self._shown.path(node.device.key, st.ino)
 
+    def _shown_entry(self, directory: Node, name: bytes, st: Stat, node: Node | None, number: int) -> int:
+        if name == b".":
+            node = directory
+        elif name == b"..":
+            try:
+                above, st = self.tree.lookup(directory, b"..")
+            except OSError:
+                return number
+            number = self._shown_number(st, above, number)
+            self.tree.forget(above)
+            return number
+        return self._shown_number(st, node, number)
+
     def _limiter(self, node: Node) -> trio.CapacityLimiter:
         key = node.device.key
         limiter = self._limiters.get(key)
@@ -361,9 +374,9 @@ class Operations(pyfuse3.Operations):
             limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE)
         return limiter
 
-    def _opened(self, node: Node, fd: int, flags: int, st: Stat) -> FileInfo:
+    def _opened(self, node: Node, fd: int, flags: int, uid: int, st: Stat) -> FileInfo:
         self.tree.opened(node, fd)
-        self._files[fd] = OpenFile(node, fd, flags, self._limiter(node))
+        self._files[fd] = OpenFile(node, fd, flags, uid, self._limiter(node))
         if self._cache.direct:
             return FileInfo(fh=fd, direct_io=True, keep_cache=False)
         if self._cache.keep:

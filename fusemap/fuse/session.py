@@ -16,7 +16,7 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
-from fusemap.fuse.mountpoint import unmount
+from fusemap.fuse.mountpoint import unmount, widen
 from fusemap.fuse.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ async def _run(operations: Operations, target: str, ready: Callable[[], None]) -
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, target, nursery.cancel_scope)
         with operations.watch:
+            widen(target)
             ready()
             await pyfuse3.main(max_tasks=_TASKS)
         nursery.cancel_scope.cancel()

@@ -16,8 +16,9 @@ import os
 from typing import Final
 
 from fusemap.tree import Node, Tree
+from fusemap.tree.attributes import OWN_PREFIX
 
-VIRTUAL_PREFIX: Final = b"user.fusemap."
+VIRTUAL_PREFIX: Final = OWN_PREFIX
 _LOCATE: Final = b"locate."
 
 

@@ -19,6 +19,7 @@ AT_NO_AUTOMOUNT: Final = 0x800
 AT_EMPTY_PATH: Final = 0x1000
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
 UTIME_OMIT: Final = (1 << 30) - 2
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
@@ -188,7 +189,7 @@ class Calls:
         return entries
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int) -> None:
-        """renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE in `flags`. Raises OSError."""
+        """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in `flags`. Raises OSError."""
         if self._renameat2(old_dir, old, new_dir, new, ctypes.c_uint(flags)):
             raise _fail(old)
 
@@ -205,6 +206,26 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
     words = (os.fsencode(source), os.fsencode(target), os.fsencode(kind))
     if libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(options)):
         raise _fail(target)
+
+
+def detached_mount(kind: str) -> int:
+    """A new mount of a virtual file system that is seen nowhere; the descriptor of its root. Raises OSError.
+
+    fsopen, fsconfig and fsmount (Linux 5.2) have the same numbers on every machine.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = libc.syscall(430, kind.encode(), 1)  # FSOPEN_CLOEXEC
+    if context < 0:
+        raise _fail(kind)
+    try:
+        if libc.syscall(431, context, 6, None, None, 0):  # FSCONFIG_CMD_CREATE
+            raise _fail(kind)
+        fd: int = libc.syscall(432, context, 1, 0)  # FSMOUNT_CLOEXEC
+        if fd < 0:
+            raise _fail(kind)
+        return fd
+    finally:
+        os.close(context)
 
 
 def umount(target: str, flags: int = 0) -> None:

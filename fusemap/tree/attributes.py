@@ -13,6 +13,7 @@ from fusemap.host.creds import Caller
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
 
+OWN_PREFIX: Final = b"user.fusemap."
 _ACL: Final = b"system.posix_acl_"
 
 
@@ -37,8 +38,9 @@ def remove(tree: Tree, node: Node, name: bytes) -> None:
 
 
 def names(tree: Tree, node: Node, caller: Caller) -> list[bytes]:
-    """listxattr(2) as `caller` would see it: trusted.* is for root alone. Raises OSError."""
+    """listxattr(2) as `caller` would see it: trusted.* is for root alone, our own for nobody. Raises OSError."""
     found = [os.fsencode(name) for name in os.listxattr(tree.proc(node))]
+    found = [name for name in found if not name.startswith(OWN_PREFIX)]
     if caller.uid != 0:
         found = [name for name in found if not name.startswith(b"trusted.")]
     return found

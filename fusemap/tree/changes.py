@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 
 from fusemap.errors import MappingExhausted
-from fusemap.host.calls import RENAME_EXCHANGE, Stat
+from fusemap.host.calls import RENAME_EXCHANGE, RENAME_WHITEOUT, Stat
 from fusemap.host.creds import Caller
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
@@ -112,11 +112,17 @@ def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
     os.rmdir(name, dir_fd=tree.fd(parent))
 
 
-def rename(tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int) -> None:
-    """renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE. Raises OSError, EXDEV between two file systems."""
+def rename(
+    tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int, caller: Caller
+) -> None:
+    """renameat2(2) with any of its flags. Raises OSError, EXDEV between two file systems."""
     old_fd = tree.fd(old_parent)
     new_fd = tree.fd(new_parent)
-    tree.calls.rename(old_fd, old, new_fd, new, flags)
+    if flags & RENAME_WHITEOUT:  # leaves a device node behind, which is the caller's
+        with tree.identity.of(caller):
+            tree.calls.rename(old_fd, old, new_fd, new, flags)
+    else:
+        tree.calls.rename(old_fd, old, new_fd, new, flags)
     tree.renamed(old_parent, old, new_parent, new, exchanged=bool(flags & RENAME_EXCHANGE))
 
 
