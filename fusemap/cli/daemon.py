@@ -26,8 +26,11 @@ def detach(work: Callable[[Callable[[], None]], None], usable: Callable[[], obje
     with open(reader, "rb") as pipe:
         answer = pipe.read()
     if answer == b"ready":
-        usable()
-        return 0
+        try:
+            usable()
+            return 0
+        except OSError:
+            answer = b""
     died = "fusemap: the background process died at its start; see the log\n"
     sys.stderr.write(answer.decode(errors="replace") or died)
     return 2 if answer else 1

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import resource
+import signal
 import sys
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from fusemap.cli.daemon import detach
 from fusemap.cli.logs import set_up
 from fusemap.errors import Refused
 from fusemap.fuse import mountpoint
+
+log = logging.getLogger(__name__)
 
 _MODES: Final = ("suffix", "prefix", "qemu", "raw")
 _CACHES: Final = ("auto", "none", "always")
@@ -108,11 +111,16 @@ def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: st
     except OSError as error:
         raise Refused(f"cannot open {options.source}: {error.strerror}") from error
     shown = Mapper(options.map, options.k) if colliding else None
-    os.umask(0)
+    operations = Operations(tree, CACHES[options.cache], shown)
+    # From the moment of mounting no signal may end the process without unmounting.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     device = mountpoint.mount(target, how)
-    logging.getLogger("fusemap").info("%s is mounted on %s, map %s", options.source, target, options.map)
-    serve(Operations(tree, CACHES[options.cache], shown), device, target, ready)
-    logging.getLogger("fusemap").info("%s is unmounted", target)
+    try:
+        log.info("%s is mounted on %s, map %s", options.source, target, options.map)
+        serve(operations, device, target, ready)
+    except KeyboardInterrupt:
+        mountpoint.unmount(target)
+    log.info("%s is unmounted", target)
 
 
 def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:

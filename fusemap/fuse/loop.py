@@ -98,9 +98,14 @@ class Gate:
         await trio.lowlevel.wait_readable(fd)
 
     async def offload(self, limiter: trio.CapacityLimiter, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs a call that may wait on a disk in a worker thread, while other requests are served."""
+        """Runs a call that may wait on a disk in a worker thread, while other requests are served.
+
+        When everything is ended by force, the thread is left to its disk.
+        """
         self.offloaded += 1
         try:
-            return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+            return await trio.to_thread.run_sync(
+                function, *arguments, limiter=limiter, abandon_on_cancel=True
+            )
         finally:
             self.offloaded -= 1
