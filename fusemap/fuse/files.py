@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from fusemap.host.creds import Identity
+from fusemap.host.creds import Account, Identity
 from fusemap.tree import Node
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ _WOULD_WAIT: Final = (errno.EAGAIN, errno.EOPNOTSUPP)
 class OpenFile:
     """A client's open file."""
 
-    __slots__ = ("fd", "limiter", "node", "read_inline", "uid", "write_inline", "written")
+    __slots__ = ("account", "fd", "limiter", "node", "read_inline", "write_inline", "written")
 
-    def __init__(self, node: Node, fd: int, flags: int, uid: int, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, node: Node, fd: int, flags: int, account: Account, limiter: trio.CapacityLimiter) -> None:
         self.node = node
-        self.uid = uid  # who opened it: on whose account it is written
+        self.account = account  # who opened it
         self.fd = fd
         self.limiter = limiter
         memory = node.mount.kind in _MEMORY
@@ -81,7 +81,7 @@ class Transfer:
         file.written += size
         if inline is not None:
             try:
-                with self._identity.writing(file.uid):
+                with self._identity.writing(file.account):
                     while done < size:
                         done += os.pwritev(file.fd, [memoryview(data)[done:] if done else data], offset + done, inline)
                 return size
@@ -92,8 +92,13 @@ class Transfer:
                     file.write_inline = None
         return await self._gate.offload(file.limiter, self._write_fully, file, data, done, offset)  # type: ignore[no-any-return]
 
+    def truncate(self, account: Account, fd: int, size: int) -> None:
+        """ftruncate(2) on `account`. Raises OSError."""
+        with self._identity.writing(account):
+            os.ftruncate(fd, size)
+
     def _write_fully(self, file: OpenFile, data: bytes, done: int, offset: int) -> int:
-        with self._identity.writing(file.uid):
+        with self._identity.writing(file.account):
             while done < len(data):
                 try:
                     done += os.pwrite(file.fd, memoryview(data)[done:] if done else data, offset + done)

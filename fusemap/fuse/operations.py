@@ -34,11 +34,12 @@ from fusemap.host.calls import Stat
 from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
 from fusemap.tree import Directory, Node, Tree, attributes, changes
+from fusemap.tree.live import LONG_REMOVAL_BLOCKS
 
 THREADS_A_DEVICE: Final = 16
 MUCH_WRITTEN: Final = 1 << 20
 SETTLED_NS: Final = 100_000_000
-_OPEN_KEEPS: Final = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_TRUNC | os.O_NOATIME
+_OPEN_KEEPS: Final = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,9 +123,10 @@ class Operations(pyfuse3.Operations):
                 node = self._node(number)
             except OSError:
                 continue
-            tree.forget(node, count)
+            long = tree.forget(node, count)
             if node.lookups <= 0:
                 self._stamps.pop(node, None)
+            await self._close_long(node, long)
 
     @answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -158,9 +160,7 @@ class Operations(pyfuse3.Operations):
     @answers
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         parent = self._node(parent_inode)
-        pin = changes.unlink(self.tree, parent, name)
-        if pin is not None:
-            await self.gate.offload(self._limiter(parent), os.close, pin)
+        await self._close_long(parent, changes.unlink(self.tree, parent, name))
 
     @answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -177,21 +177,25 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
-        changes.rename(self.tree, old, name_old, new, name_new, flags, _caller(ctx))
+        await self._close_long(new, changes.rename(self.tree, old, name_old, new, name_new, flags, _caller(ctx)))
 
     @answers
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         tree, node = self.tree, self._node(inode)
-        if fields.update_uid or fields.update_gid:
+        times = fields.update_atime or fields.update_mtime
+        owner = fields.update_uid or fields.update_gid
+        if owner:
             uid = attr.st_uid if fields.update_uid else -1
             changes.chown(tree, node, uid, attr.st_gid if fields.update_gid else -1)
+        elif not (times or fields.update_mode or fields.update_size):
+            changes.chown_nothing(tree, node, _caller(ctx))
         if fields.update_mode:
             changes.chmod(tree, node, attr.st_mode)
         if fields.update_size:
-            await self._truncate(node, fh, attr.st_size)
-        if fields.update_atime or fields.update_mtime:
+            await self._truncate(node, fh, attr.st_size, _caller(ctx))
+        if times:
             atime = attr.st_atime_ns if fields.update_atime else None
             changes.utimens(tree, node, atime, attr.st_mtime_ns if fields.update_mtime else None)
         return self._attributes(node, tree.stat(node))
@@ -211,13 +215,16 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._node(parent_inode)
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
-        return self._opened(node, fd, flags, ctx.uid, st), self._reply(node, st)
+        return self._opened(node, fd, flags, _caller(ctx), st), self._reply(node, st)
 
     @answers
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
+        caller = _caller(ctx)
+        if flags & os.O_TRUNC:
+            await self._truncate(node, None, 0, caller)
         fd = self.tree.open(node, flags & _OPEN_KEEPS)
-        return self._opened(node, fd, flags, ctx.uid, self.tree.calls.statx(fd, b""))
+        return self._opened(node, fd, flags, caller, self.tree.calls.statx(fd, b""))
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -241,7 +248,7 @@ class Operations(pyfuse3.Operations):
         file = self._files.pop(fh)
         self.tree.closed(file.node, fh)
         st = self.tree.calls.statx(fh, b"")
-        frees_much = not st.nlink and st.blocks > changes.LONG_REMOVAL_BLOCKS
+        frees_much = not st.nlink and st.blocks > LONG_REMOVAL_BLOCKS
         if file.node.mount.remote or file.written > MUCH_WRITTEN or frees_much:
             await self.gate.offload(file.limiter, os.close, fh)
         else:
@@ -374,9 +381,9 @@ class Operations(pyfuse3.Operations):
             limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE)
         return limiter
 
-    def _opened(self, node: Node, fd: int, flags: int, uid: int, st: Stat) -> FileInfo:
+    def _opened(self, node: Node, fd: int, flags: int, caller: Caller, st: Stat) -> FileInfo:
         self.tree.opened(node, fd)
-        self._files[fd] = OpenFile(node, fd, flags, uid, self._limiter(node))
+        self._files[fd] = OpenFile(node, fd, flags, self.tree.identity.account(caller, st.mode), self._limiter(node))
         if self._cache.direct:
             return FileInfo(fh=fd, direct_io=True, keep_cache=False)
         if self._cache.keep:
@@ -395,15 +402,20 @@ class Operations(pyfuse3.Operations):
             _forget_attributes(node.number)
         return FileInfo(fh=fd, keep_cache=before == stamp)
 
-    async def _truncate(self, node: Node, fh: int | None, size: int) -> None:
+    async def _close_long(self, node: Node, fd: int | None) -> None:
+        if fd is not None:
+            await self.gate.offload(self._limiter(node), os.close, fd)
+
+    async def _truncate(self, node: Node, fh: int | None, size: int, caller: Caller) -> None:
+        """Truncates on the caller's account: the host takes set-id bits away as it does for him."""
         st = self.tree.stat(node)
-        many = st.blocks > changes.LONG_REMOVAL_BLOCKS or node.mount.remote
+        account = self.tree.identity.account(caller, st.mode)
         fd = self.tree.open(node, os.O_WRONLY) if fh is None else fh
         try:
-            if many:
-                await self.gate.offload(self._limiter(node), os.ftruncate, fd, size)
+            if st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote:
+                await self.gate.offload(self._limiter(node), self._transfer.truncate, account, fd, size)
             else:
-                os.ftruncate(fd, size)
+                self._transfer.truncate(account, fd, size)
         finally:
             if fh is None:
                 os.close(fd)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import struct
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -17,18 +18,32 @@ from typing import Final, NamedTuple
 from fusemap.host.calls import syscall_number
 
 _CAP_HEADER: Final = struct.pack("<Ii", 0x20080522, 0)  # version 3, this thread: capset(2)
-_CAP_SYS_RESOURCE: Final = 1 << 24
-# What setfsuid(2) takes away and gives back: CAP_FS_SET in include/linux/capability.h
-_CAP_FS: Final = 0b11111 | 1 << 9 | 1 << 27 | 1 << 32
+# CAP_SYS_RESOURCE, and what setfsuid(2) takes away and gives back (CAP_FS_SET in include/linux/capability.h)
+_CAP_FILES: Final = 1 << 24 | 0b11111 | 1 << 9 | 1 << 27 | 1 << 32
 
 
 class Caller(NamedTuple):
-    """Who asks: effective user and group, umask, and the thread id by which /proc knows the supplementary groups."""
+    """Who asks: effective user and group, the thread id by which /proc knows the rest, and the umask."""
 
     uid: int
     gid: int
     pid: int = 0
     umask: int = 0
+
+
+class Standing(NamedTuple):
+    """What /proc says of a thread: supplementary groups, and those capabilities that matter for files, a bit each."""
+
+    groups: list[int]
+    capabilities: int
+
+
+class Account(NamedTuple):
+    """On whose account data is written; `standing` is None where user id alone decides."""
+
+    uid: int
+    gid: int
+    standing: Standing | None
 
 
 class Identity:
@@ -47,33 +62,46 @@ class Identity:
         if self.can_switch:
             self._setgroups = syscall_number("setgroups")
             self._capset = syscall_number("capset")
-            self._own = self._capabilities()
-            effective = self._own[0] & ~(_CAP_FS | _CAP_SYS_RESOURCE)
-            self._as_user = _cap_data(effective, self._own[1], self._own[2])
-            self._as_server = _cap_data(*self._own)
+            self._effective, self._permitted, self._inheritable = self._capabilities()
+            self._as_user = self._cap_data(0)
+            self._as_server = self._cap_data(_CAP_FILES)
 
     def of(self, caller: Caller) -> _As:
         """A context in which this thread creates files as `caller` would, umask included."""
         return _As(self, caller)
 
-    def writing(self, uid: int) -> _Writing:
-        """A context in which this thread writes data on account of user `uid`."""
-        return _Writing(self, uid)
+    def account(self, caller: Caller, mode: int) -> Account:
+        """The account for writing to a file with this st_mode.
 
-    def become(self, uid: int, gid: int, groups: list[int]) -> None:
+        Writing takes set-user-id and set-group-id bits away, depending on the writer's groups and capabilities
+        (setattr_should_drop_suidgid() in fs/attr.c); only for a file that has some need they be known.
+        """
+        special = mode & (stat.S_ISUID | stat.S_ISGID) and self._differs(caller)
+        return Account(caller.uid, caller.gid, standing(caller.pid) if special else None)
+
+    def writing(self, account: Account) -> _Writing:
+        """A context in which this thread writes data on `account`."""
+        return _Writing(self, account)
+
+    def _differs(self, caller: Caller) -> bool:
+        return self.can_switch and (caller.uid, caller.gid) != (self.uid, self.gid)
+
+    def become(self, uid: int, gid: int, of: Standing) -> None:
         """Takes on a user's, group's and groups' rights. Raises OSError."""
-        array = (ctypes.c_uint32 * len(groups))(*groups)
-        if self._libc.syscall(self._setgroups, len(groups), array):
+        array = (ctypes.c_uint32 * len(of.groups))(*of.groups)
+        if self._libc.syscall(self._setgroups, len(of.groups), array):
             raise _failure()
         # Their return value is the previous id, also on failure; root's calls do not fail.
         self._libc.setfsgid(gid)
-        self.become_user(uid)
+        self.become_user(uid, of.capabilities)
 
-    def become_user(self, uid: int) -> None:
+    def become_user(self, uid: int, capabilities: int = 0) -> None:
         """Takes on a user's rights alone. Raises OSError."""
         self._libc.setfsuid(uid)
-        if uid and self._libc.syscall(self._capset, _CAP_HEADER, self._as_user):
-            raise _failure()
+        if uid:
+            data = self._cap_data(capabilities) if capabilities else self._as_user
+            if self._libc.syscall(self._capset, _CAP_HEADER, data):
+                raise _failure()
 
     def restore_user(self) -> None:
         """Gives up a user's rights."""
@@ -95,6 +123,11 @@ class Identity:
         words = struct.unpack("<6I", data)
         return (words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32)
 
+    def _cap_data(self, capabilities: int) -> bytes:
+        """capset(2)'s argument: of those that matter for files, only `capabilities` are effective."""
+        sets = (self._effective & (capabilities | ~_CAP_FILES), self._permitted, self._inheritable)
+        return struct.pack("<6I", *(bits & 0xFFFFFFFF for bits in sets), *(bits >> 32 for bits in sets))
+
 
 class _As:
     __slots__ = ("_caller", "_identity", "_switched", "_umask")
@@ -106,10 +139,10 @@ class _As:
 
     def __enter__(self) -> None:
         identity, caller = self._identity, self._caller
-        if identity.can_switch and (caller.uid, caller.gid) != (identity.uid, identity.gid):
+        if identity._differs(caller):
             self._switched = True
             try:
-                identity.become(caller.uid, caller.gid, supplementary_groups(caller.pid))
+                identity.become(caller.uid, caller.gid, standing(caller.pid))
             except BaseException:
                 identity.restore()
                 raise
@@ -124,42 +157,51 @@ class _As:
 
 
 class _Writing:
-    __slots__ = ("_identity", "_switched", "_uid")
+    __slots__ = ("_account", "_identity")
 
-    def __init__(self, identity: Identity, uid: int) -> None:
+    def __init__(self, identity: Identity, account: Account) -> None:
         self._identity = identity
-        self._uid = uid
-        self._switched = bool(uid) and identity.can_switch
+        self._account = account
 
     def __enter__(self) -> None:
-        if self._switched:
-            self._identity.become_user(self._uid)
+        uid, gid, of = self._account
+        if not self._identity.can_switch:
+            return
+        if of is not None:
+            self._identity.become(uid, gid, of)
+        elif uid:
+            self._identity.become_user(uid)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._switched:
+        if not self._identity.can_switch:
+            return
+        if self._account.standing is not None:
+            self._identity.restore()
+        elif self._account.uid:
             self._identity.restore_user()
 
 
-def supplementary_groups(pid: int) -> list[int]:
-    """The supplementary groups of thread `pid` (proc_pid_status(5)); none where the thread is gone or not visible."""
-    if pid <= 0:
-        return []
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Groups:"):
-                    return [int(word) for word in line.split()[1:]]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        pass
-    return []
-
-
-def _cap_data(effective: int, permitted: int, inheritable: int) -> bytes:
-    low = 0xFFFFFFFF
-    sets = (effective, permitted, inheritable)
-    return struct.pack("<6I", *(bits & low for bits in sets), *(bits >> 32 for bits in sets))
+def standing(pid: int) -> Standing:
+    """The groups and capabilities of thread `pid` (proc_pid_status(5)); none where it is gone or not visible."""
+    groups: list[int] = []
+    capabilities = 0
+    if pid > 0:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                for line in file:
+                    if line.startswith(b"Groups:"):
+                        groups = [int(word) for word in line.split()[1:]]
+                    elif line.startswith(b"CapEff:"):
+                        capabilities = int(line.split()[1], 16) & _CAP_FILES
+                        break
+            # Capabilities are good in the process's own user namespace (user_namespaces(7)), a container's not here.
+            if capabilities and os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+                capabilities = 0
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            capabilities = 0
+    return Standing(groups, capabilities)
 
 
 def _failure() -> OSError:

@@ -2,7 +2,8 @@
 
 node         what is remembered of a known file
 filesystems  the mounts and devices under the root
-live         the tree itself: look-up, stat, descriptors
+reach        how a node's host file is reached: handles, descriptors, stat
+live         the tree itself: look-up, numbers, look-up counts
 changes      what makes, names, removes and alters files
 directory    reading directories
 attributes   extended attributes

@@ -7,19 +7,19 @@ default_permissions for a mount), with the attributes and ACLs that the tree gav
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable
 
 from fusemap.errors import MappingExhausted
-from fusemap.host.calls import RENAME_EXCHANGE, RENAME_WHITEOUT, Stat
+from fusemap.host.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Stat
 from fusemap.host.creds import Caller
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
 
 _OPEN_KEEPS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_TRUNC | os.O_NOATIME
-LONG_REMOVAL_BLOCKS = (64 << 20) // 512
 
 
 def mkdir(tree: Tree, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Node, Stat]:
@@ -93,37 +93,55 @@ def unlink(tree: Tree, parent: Node, name: bytes) -> int | None:
     Freeing the blocks of a large file can take the host seconds; then the answer is a descriptor whose closing does
     that, to be closed where nobody waits, otherwise None.
     """
-    directory = tree.fd(parent)
-    st = tree.calls.statx(directory, name)
-    pin = None
-    if st.nlink == 1 and st.blocks > LONG_REMOVAL_BLOCKS and stat.S_ISREG(st.mode):
-        pin = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        os.unlink(name, dir_fd=directory)
-    except BaseException:
-        if pin is not None:
-            os.close(pin)
-        raise
-    return pin
+    return _remove(tree, parent, name, os.unlink)
 
 
 def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
     """rmdir(2). Raises OSError."""
-    os.rmdir(name, dir_fd=tree.fd(parent))
+    _remove(tree, parent, name, os.rmdir)
 
 
 def rename(
     tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int, caller: Caller
-) -> None:
-    """renameat2(2) with any of its flags. Raises OSError, EXDEV between two file systems."""
+) -> int | None:
+    """renameat2(2) with any of its flags; the answer is like that of `unlink`, for a file that was replaced.
+
+    Raises OSError, EXDEV between two file systems.
+    """
     old_fd = tree.fd(old_parent)
     new_fd = tree.fd(new_parent)
-    if flags & RENAME_WHITEOUT:  # leaves a device node behind, which is the caller's
-        with tree.identity.of(caller):
+    replaced = None
+    if not flags & (RENAME_EXCHANGE | RENAME_NOREPLACE):
+        with contextlib.suppress(OSError):
+            replaced = tree.removing(new_parent, new_fd, new)
+    try:
+        if flags & RENAME_WHITEOUT:  # leaves a device node behind, which is the caller's
+            with tree.identity.of(caller):
+                tree.calls.rename(old_fd, old, new_fd, new, flags)
+        else:
             tree.calls.rename(old_fd, old, new_fd, new, flags)
-    else:
-        tree.calls.rename(old_fd, old, new_fd, new, flags)
+    except BaseException:
+        if replaced is not None:
+            os.close(replaced[1])
+        raise
     tree.renamed(old_parent, old, new_parent, new, exchanged=bool(flags & RENAME_EXCHANGE))
+    if replaced is None:
+        return None
+    if tree.calls.statx(replaced[1], b"").nlink == replaced[0].nlink:  # both were names of one file, which stay
+        os.close(replaced[1])
+        return None
+    return tree.removed(new_parent, *replaced)
+
+
+def _remove(tree: Tree, parent: Node, name: bytes, remove: Callable[..., None]) -> int | None:
+    directory = tree.fd(parent)
+    st, fd = tree.removing(parent, directory, name)
+    try:
+        remove(name, dir_fd=directory)
+    except BaseException:
+        os.close(fd)
+        raise
+    return tree.removed(parent, st, fd)
 
 
 def readlink(tree: Tree, node: Node) -> bytes:
@@ -141,6 +159,12 @@ def chmod(tree: Tree, node: Node, mode: int) -> None:
 def chown(tree: Tree, node: Node, uid: int, gid: int) -> None:
     """lchown(2); -1 leaves a value as it is. Raises OSError."""
     os.chown(tree.proc(node), uid, gid)
+
+
+def chown_nothing(tree: Tree, node: Node, caller: Caller) -> None:
+    """chown(-1, -1) as `caller`: sets ctime; set-id bits go, or it fails, where the host says so. Raises OSError."""
+    with tree.identity.of(caller):
+        os.chown(tree.proc(node), -1, -1)
 
 
 def utimens(tree: Tree, node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:

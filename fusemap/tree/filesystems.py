@@ -127,18 +127,18 @@ class FileSystems:
 
     def number(self, path: Callable[[str, int], int], st: Stat, below: Node) -> int:
         """The number of a directory that is only named, not entered; that of `below` where its device is not known."""
-        key = self.key(st)
+        key = self.key(st, True)
         if key is None:
             if st.mnt_id != below.mount.id or (st.dev_major, st.dev_minor) != (below.device.major, below.device.minor):
                 return below.number
             key = below.mount.key(below.device, True)
         return path(key, st.ino)
 
-    def key(self, st: Stat) -> str | None:
-        """What stands in the mapping for a directory's device, None where it was not met yet."""
+    def key(self, st: Stat, directory: bool) -> str | None:
+        """What stands in the mapping for a file's device, None where it was not met yet."""
         mount = self._mounts.get(st.mnt_id)
         device = self._devices.get((st.mnt_id, st.dev_major, st.dev_minor))
-        return None if mount is None or device is None else mount.key(device, True)
+        return None if mount is None or device is None else mount.key(device, directory)
 
     def forget_mount(self, mount: Mount) -> None:
         """`mount` is gone from the host; its place in the tables may be another's by now."""
