@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
-__all__ = ["FusemapError", "MappingExhausted", "Refused", "errno_of"]
+__all__ = ["DamagedTable", "FusemapError", "MappingExhausted", "Refused", "errno_of"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,24 @@ class MappingExhausted(FusemapError, OSError):
 
     def __reduce__(self) -> tuple[type[MappingExhausted], tuple[str]]:
         # OSError would hand (errno, strerror) back to __init__, which takes the message alone.
+        return type(self), (self.strerror or "",)
+
+
+class DamagedTable(FusemapError, OSError):
+    """A stored table is not as it was written. `errno` is always EIO; the message names what is damaged and the ways out.
+
+    Nothing is erased and no number is made up in its place: files that have no number yet get none until an
+    administrator has decided, the others keep theirs.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep `message` (str, one sentence) as `strerror`."""
+        super().__init__(errno.EIO, message)
+
+    def __str__(self) -> str:
+        return self.strerror or ""
+
+    def __reduce__(self) -> tuple[type[DamagedTable], tuple[str]]:
         return type(self), (self.strerror or "",)
 
 

@@ -1,24 +1,60 @@
 """Which file system is it? st_dev answers that only until the next mount, when the host may deal the number out anew.
 
-The lasting answer is a uuid that is stored in the file system: the subvolume's for btrfs (BTRFS_IOC_GET_SUBVOL_INFO, in
-include/uapi/linux/btrfs.h), the file system's for most others (FS_IOC_GETFSUUID, Linux 6.9, include/uapi/linux/fs.h).
-What has none is known for as long as it stays mounted: by its mount and st_dev.
+The lasting answer is a uuid that is stored in the file system. Kernels differ in whom they tell it, so there is a
+ladder, and the first rung that holds is taken:
+
+    btrfs: the subvolume's uuid and the file system's (BTRFS_IOC_GET_SUBVOL_INFO, BTRFS_IOC_FS_INFO; uapi/linux/btrfs.h)
+    FS_IOC_GETFSUUID (Linux 6.9, uapi/linux/fs.h), for most others
+    what ext4 and xfs have of their own for older kernels (EXT4_IOC_GETFSUUID, uapi/linux/ext4.h; XFS_IOC_FSGEOMETRY_V1,
+        fs/xfs/libxfs/xfs_fs.h)
+    statfs f_fsid, only where it comes from a uuid: ext2 to ext4, btrfs, zfs. Elsewhere it is st_dev in disguise, or 0.
+    /dev/disk/by-uuid, which udev keeps
+    a name that the administrator gives
+    this session only: the boot id with what is unique while this kernel runs
+
+A rung that gives the same uuid gives the same key, so that a new kernel does not make a new device. A uuid of zeros is
+no uuid: every file system that was made without one has it.
+
+All of it works for an ordinary user on a descriptor open for reading.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import functools
+import os
+import re
+import stat
+import struct
 import uuid
 from typing import Final, NamedTuple
 
+from fusemap.errors import Refused
 from fusemap.host.calls import Stat
 
+BY_UUID: Final = "/dev/disk/by-uuid"
+
 _FS_IOC_GETFSUUID: Final = 0x80111500
+_EXT4_IOC_GETFSUUID: Final = 0x8008662C
+_XFS_IOC_FSGEOMETRY_V1: Final = 0x80705864
 _BTRFS_IOC_FS_INFO: Final = 0x8400941F
 _BTRFS_IOC_GET_SUBVOL_INFO: Final = 0x81F8943C
 _SUBVOL_UUID_AT: Final = 296
 _FSID_AT: Final = 16
+_XFS_UUID_AT: Final = 64
 _NULL: Final = uuid.UUID(int=0)
+
+_STATFS: Final = struct.Struct("@l48xQ")  # f_type, then f_fsid behind six more numbers (asm-generic/statfs.h, 64 bits)
+_EXT: Final = 0xEF53
+_BTRFS: Final = 0x9123683E
+_ZFS: Final = 0x2FC12FC1
+# These make a uuid up at every mount (shmem_fill_super() in mm/shmem.c, kernfs_fill_super() in fs/kernfs/mount.c).
+_MAKE_IT_UP: Final = frozenset({0x01021994, 0x62656572, 0x27E0EB, 0x63677270, 0x7655821})  # tmpfs, sysfs, cgroups, resctrl
+_FSID_FROM_UUID: Final = {_EXT: "ext", _BTRFS: "btrfs", _ZFS: "zfs"}
+
+_MNT_ID_UNIQUE: Final = 0x4000  # statx(2): stx_mnt_id is never used again while this kernel runs; Linux 6.8
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}")
 
 
 class Identity(NamedTuple):
@@ -28,44 +64,136 @@ class Identity(NamedTuple):
     lasting: bool
 
 
-def identify(fd: int, st: Stat, kind: str) -> Identity:
+def identify(fd: int, st: Stat, kind: str, name: str | None = None, by_uuid: str | None = BY_UUID) -> Identity:
     """The identity of the file system that readable descriptor `fd` lies on.
 
-    `st` is the file's own stat, `kind` the file system's name in the mount table. Never raises: what cannot be asked
-    falls to the next source.
+    `st` is the file's own stat, `kind` the file system's name in the mount table ("" if not known), `name` what the
+    administrator calls it, `by_uuid` udev's directory of links or None. Never raises OSError: what cannot be asked
+    falls to the next source. Raises Refused for a name that `named` refuses.
     """
-    if kind == "btrfs":
-        fsid = _uuid(fd, _BTRFS_IOC_FS_INFO, 1024, _FSID_AT)
-        subvolume = _ioctl(fd, _BTRFS_IOC_GET_SUBVOL_INFO, 504)
-        if fsid and subvolume:
-            own = uuid.UUID(bytes=subvolume[_SUBVOL_UUID_AT : _SUBVOL_UUID_AT + 16])
-            number = int.from_bytes(subvolume[:8], "little")
-            return Identity(f"btrfs:{fsid}:{own if own != _NULL else number}", True)
-    found = _uuid(fd, _FS_IOC_GETFSUUID, 17, 1)
-    if found and kind != "tmpfs":
+    magic, fsid = _statfs(fd)
+    if kind == "btrfs" or magic == _BTRFS:
+        subvolume = _subvolume(fd)
+        if subvolume is not None:
+            return Identity(subvolume, True)
+    if kind == "tmpfs" or magic in _MAKE_IT_UP:  # and f_fsid from it
+        if name is not None:
+            return named(name)
+        found = _uuid(fd, _FS_IOC_GETFSUUID, bytes(17), 1)
+        unique = str(found) if found else f"{fsid:016x}" if fsid else None
+        return session_only(st) if unique is None else Identity(f"session:{boot_id()}:{unique}", False)
+    found = _file_system_uuid(fd, kind, magic)
+    if found is not None:
         return Identity(f"uuid:{found}", True)
-    if found:  # tmpfs makes one up at every mount
-        return Identity(f"session:{found}", False)
-    return session_only(st)
+    if fsid and magic in _FSID_FROM_UUID:
+        return Identity(f"fsid:{_FSID_FROM_UUID[magic]}:{fsid:016x}", True)
+    link = _by_uuid(st, by_uuid) if by_uuid is not None else None
+    if link is not None:
+        return Identity(f"uuid:{link}", True)
+    return session_only(st) if name is None else named(name)
+
+
+def named(name: str) -> Identity:
+    """The identity of a file system by the administrator's word.
+
+    `name` (str) has letters, digits and ._+- , up to 63 of them, the first a letter or digit; else Refused.
+    """
+    if not _NAME.fullmatch(name):
+        raise Refused(
+            f"{name!r} cannot be a device's name: use up to 63 letters, digits and the signs . _ + -, a letter or digit first"
+        )
+    return Identity(f"name:{name}", True)
 
 
 def session_only(st: Stat) -> Identity:
-    """The identity of a file system that has no uuid: its mount and st_dev, for as long as it stays mounted."""
-    return Identity(f"session:{st.mnt_id}:{st.dev_major}:{st.dev_minor}", False)
+    """The identity of a file system that has no uuid: its mount and st_dev, for as long as it stays mounted.
+
+    Every process on this machine gives it the same key. Only where the kernel uses mount ids again (before Linux 6.8)
+    it is good for this process alone: another mount may have had the same one by now.
+    """
+    mount = str(st.mnt_id) if st.mask & _MNT_ID_UNIQUE else f"{st.mnt_id}.{_process_token()}"
+    return Identity(f"session:{boot_id()}:{mount}:{st.dev_major}:{st.dev_minor}", False)
 
 
-def _uuid(fd: int, request: int, size: int, at: int) -> uuid.UUID | None:
-    answer = _ioctl(fd, request, size)
+@functools.cache
+def boot_id() -> str:
+    """The uuid that this kernel made up when it started (proc_sys_kernel(5)); "unknown" where /proc does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def filesystem_magic(fd: int) -> int:
+    """f_type of statfs(2): which kind of file system a descriptor lies on (linux/magic.h). 0 where it is not told."""
+    return _statfs(fd)[0]
+
+
+def _subvolume(fd: int) -> str | None:
+    fsid = _uuid(fd, _BTRFS_IOC_FS_INFO, bytes(1024), _FSID_AT)
+    answer = _ioctl(fd, _BTRFS_IOC_GET_SUBVOL_INFO, bytes(504))
+    if fsid is None or answer is None:
+        return None
+    own = uuid.UUID(bytes=answer[_SUBVOL_UUID_AT : _SUBVOL_UUID_AT + 16])
+    number = int.from_bytes(answer[:8], "little")
+    # Only the top-level subvolume may lack a uuid (mkfs before btrfs-progs 4.16), and its number never changes.
+    return f"btrfs:{fsid}:{own if own != _NULL else number}"
+
+
+def _file_system_uuid(fd: int, kind: str, magic: int) -> uuid.UUID | None:
+    found = _uuid(fd, _FS_IOC_GETFSUUID, bytes(17), 1)
+    if found is None and magic == _EXT:
+        found = _uuid(fd, _EXT4_IOC_GETFSUUID, struct.pack("<II16x", 16, 0), 8)
+    if found is None and kind == "xfs":
+        found = _uuid(fd, _XFS_IOC_FSGEOMETRY_V1, bytes(112), _XFS_UUID_AT)
+    return found
+
+
+def _by_uuid(st: Stat, directory: str) -> str | None:
+    """The name under which udev links to the block device that a file is on, None where it does not.
+
+    Of a copy and its original, udev links to one only: the other one falls further.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return None
+    for name in names:
+        try:
+            target = os.stat(os.path.join(directory, name))
+        except OSError:
+            continue
+        if stat.S_ISBLK(target.st_mode) and target.st_rdev == st.dev:
+            # vfat and others have short ones, which are as good; none may be all zeros
+            return name if name.strip("0-") else None
+    return None
+
+
+def _uuid(fd: int, request: int, argument: bytes, at: int) -> uuid.UUID | None:
+    answer = _ioctl(fd, request, argument)
     if answer is None:
         return None
     found = uuid.UUID(bytes=answer[at : at + 16])
     return None if found == _NULL else found
 
 
-def _ioctl(fd: int, request: int, size: int) -> bytes | None:
+def _ioctl(fd: int, request: int, argument: bytes) -> bytes | None:
     try:
-        return fcntl.ioctl(fd, request, bytes(size))
+        return fcntl.ioctl(fd, request, argument)
     except OSError:
         return None
 
 
+def _statfs(fd: int) -> tuple[int, int]:
+    """f_type and f_fsid of fstatfs(2), zeros where it fails."""
+    buffer = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None).fstatfs(fd, buffer):
+        return 0, 0
+    magic, fsid = _STATFS.unpack_from(buffer)
+    return magic & 0xFFFFFFFF, fsid
+
+
+@functools.cache
+def _process_token() -> str:
+    return uuid.uuid4().hex[:12]

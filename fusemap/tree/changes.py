@@ -162,8 +162,12 @@ def chown(tree: Tree, node: Node, uid: int, gid: int) -> None:
 
 
 def chown_nothing(tree: Tree, node: Node, caller: Caller) -> None:
-    """chown(-1, -1) as `caller`: sets ctime; set-id bits go, or it fails, where the host says so. Raises OSError."""
-    with tree.identity.of(caller):
+    """chown(-1, -1) as `caller`: sets ctime, and set-id bits go where the host says so. Raises OSError.
+
+    A FUSE kernel sends the same request for that and before a write that takes set-group-id away; where the host would
+    refuse the first, it allows the second, so a refusal is not passed on.
+    """
+    with contextlib.suppress(PermissionError), tree.identity.of(caller):
         os.chown(tree.proc(node), -1, -1)
 
 

@@ -236,6 +236,12 @@ def test_learning_goes_past_what_was_given_elsewhere() -> None:
     full = Mapper(source=Allocator(index=65536), entries=mapper.full())
     full.path("y", 1)
     assert [record.counter for record in full.full()] == [41, 42]
+    # Earlier ones that come late, of other devices, do not turn the clock back.
+    mapper.learn(mapper.entry(3, "f", 0))
+    mapper.learn(FullEntry(7, "g", 1))
+    assert mapper.path("h", 5) == 5 << 7 | suffix(12).bits
+    full.learn(FullEntry(7, "g", 1))
+    assert full.path("y", 2) == 43 << 33 | 1 << 16
 
 
 def test_records_do_not_change_and_compare_by_what_they_say() -> None:
