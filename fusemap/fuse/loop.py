@@ -9,7 +9,7 @@ dearest part of a small request. Most requests come in bursts in which the next 
 * a task that finds no request looks again for a short while before it sleeps - unless calls are under way in worker
   threads, whose results must not wait, or there is only one processor, which the client needs;
 * every so often a pass is made anyway, so that signals and other tasks have their turn;
-* before it sleeps it says so, and the tree lets go of descriptors that it kept for the burst.
+* before each pass it says so, and the tree lets go of descriptors that it kept for the burst.
 
 pyfuse3 looks all this up in its module global `trio`, which is how pyfuse3.asyncio puts another event loop there.
 tests/benchmarks states what this brings; without it everything works, only slower.
@@ -32,7 +32,7 @@ REQUESTS_A_PASS: Final = 64
 
 
 class Gate:
-    """Stands in for trio in pyfuse3; one for a session. `at_rest` is called before every sleep."""
+    """Stands in for trio in pyfuse3; one for a session. `at_rest` is called before it may sleep."""
 
     def __init__(self, at_rest: Callable[[], None]) -> None:
         self._at_rest = at_rest
@@ -93,8 +93,7 @@ class Gate:
                     if poll_now(0):
                         return
         self._since_pass = 0
-        if not poll_now(0):
-            self._at_rest()
+        self._at_rest()
         await trio.lowlevel.wait_readable(fd)
 
     async def offload(self, limiter: trio.CapacityLimiter, function: Callable[..., Any], *arguments: Any) -> Any:

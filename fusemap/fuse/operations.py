@@ -215,7 +215,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._node(parent_inode)
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
-        return self._opened(node, fd, flags, _caller(ctx), st), self._reply(node, st)
+        return self._opened(node, fd, flags, _caller(ctx), st, fresh=True), self._reply(node, st)
 
     @answers
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -238,10 +238,8 @@ class Operations(pyfuse3.Operations):
     @answers
     async def flush(self, fh: int) -> None:
         file = self._files[fh]
-        if file.node.mount.remote:
+        if file.node.mount.remote:  # local file systems have nothing to do or report at close
             await self.gate.offload(file.limiter, _flush, file.fd)
-        else:
-            _flush(file.fd)
 
     @answers
     async def release(self, fh: int) -> None:
@@ -381,7 +379,7 @@ class Operations(pyfuse3.Operations):
             limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE)
         return limiter
 
-    def _opened(self, node: Node, fd: int, flags: int, caller: Caller, st: Stat) -> FileInfo:
+    def _opened(self, node: Node, fd: int, flags: int, caller: Caller, st: Stat, fresh: bool = False) -> FileInfo:
         self.tree.opened(node, fd)
         self._files[fd] = OpenFile(node, fd, flags, self.tree.identity.account(caller, st.mode), self._limiter(node))
         if self._cache.direct:
@@ -391,14 +389,14 @@ class Operations(pyfuse3.Operations):
         # What the kernel keeps of the content is good for as long as the stamp is the one under which it began to keep
         # it. A file changed a moment ago may change again under the same time stamp (clocks tick in milliseconds), so
         # its stamp proves nothing; neither does one that another machine's clock made.
+        # And if it changed since the kernel may have asked for its attributes, the kernel would read up to an old size.
         stamp = hash(st.content_stamp)
         before = self._stamps.get(node)
-        settled = time.time_ns() - (st.ctime_s * 1_000_000_000 + st.ctime_ns) > SETTLED_NS
-        if settled and not node.mount.remote:
-            self._stamps[node] = stamp
-        else:
-            self._stamps[node] = 0
-        if before is not None and before != stamp:
+        age = time.time_ns() - (st.ctime_s * 1_000_000_000 + st.ctime_ns)
+        settled = age > SETTLED_NS and not node.mount.remote
+        self._stamps[node] = stamp if settled else 0
+        asked_before = age > SETTLED_NS + self._cache.timeout * 1e9 and not node.mount.remote
+        if not fresh and (not asked_before or (before is not None and before != stamp)):
             _forget_attributes(node.number)
         return FileInfo(fh=fd, keep_cache=before == stamp)
 
@@ -436,7 +434,11 @@ def _refuse_virtual(name: bytes) -> None:
 
 def _flush(fd: int) -> None:
     """What close(2) of one of several descriptors does: lets the file system report a write error."""
-    os.close(os.dup(fd))
+    try:
+        copy = os.dup(fd)
+    except OSError:  # out of descriptors: the error, if any, is told by the next fsync
+        return
+    os.close(copy)
 
 
 def _forget_attributes(number: int) -> None:
