@@ -5,6 +5,7 @@ General layout - each room may use only rooms above it:
     errors   the error tree, and the one place that turns an exception into an errno
     qid      affix codes, mappings, QIDs: numbers in, numbers out
     host     the only room with system calls: statx, handles, identity of file systems, credentials
+    table    the lasting table of numbers and where it is stored
     tree     the live exported tree: node <-> host file <-> number; used by every front end
     fuse     the FUSE front end: a mounted tree
     cli      one small module a verb

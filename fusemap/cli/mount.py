@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from fusemap.cli.daemon import detach
 from fusemap.cli.logs import set_up
-from fusemap.errors import Refused
+from fusemap.errors import FusemapError, Refused
 from fusemap.fuse import mountpoint
+from fusemap.host.identity import named
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,20 @@ def add(verbs: Any) -> None:
         help="order of the Exponential-Golomb codes of suffix and qemu, 0 to 8 (default 0)",
     )
     verb.add_argument(
+        "--state",
+        default="auto",
+        metavar="STATE",
+        help="where the table of numbers is kept: auto (default) in attributes of SRC, or in a database where those "
+        "cannot hold it; xattr; sqlite:FILE; none for this session only",
+    )
+    verb.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="PATH=NAME",
+        help="the device at PATH has no identity of its own (tmpfs, overlay): know it by NAME, today and tomorrow",
+    )
+    verb.add_argument(
         "--cache",
         choices=_CACHES,
         default="auto",
@@ -84,6 +99,9 @@ def run(options: argparse.Namespace) -> int:
     # The background process works in "/".
     options.source, target = os.path.abspath(options.source), os.path.realpath(options.target)
     options.log = options.log and os.path.abspath(options.log)
+    options.names = _read_names(options.name)
+    if options.state.startswith("sqlite:"):
+        options.state = "sqlite:" + os.path.abspath(options.state.removeprefix("sqlite:"))
     _raise_descriptor_limit()
     if options.foreground:
         set_up(options.log, options.verbose, foreground=True)
@@ -102,15 +120,28 @@ def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: st
     from fusemap.fuse.operations import Operations
     from fusemap.fuse.session import serve
     from fusemap.qid import Mapper
+    from fusemap.table import open_table
+    from fusemap.table.present import device_key_of, present
     from fusemap.tree import Tree
 
+    names = options.names
+    table = open_table(
+        options.source,
+        options.state,
+        options.map,
+        options.k,
+        device_of=lambda dev: device_key_of(present(options.source, names), dev),
+    )
+    # A colliding map is for show; nodes get their numbers from one that is not.
     colliding = options.map in ("raw", "qemu")
-    mapper = Mapper("suffix" if colliding else options.map, options.k)
+    mapper = Mapper("suffix") if colliding else table.mapper()
+    shown = Mapper("raw") if options.map == "raw" else table.mapper() if colliding else None
     try:
-        tree = Tree(options.source, mapper)
+        tree = Tree(options.source, mapper, names, table.seen)
+    except FusemapError:
+        raise
     except OSError as error:
         raise Refused(f"cannot open {options.source}: {error.strerror}") from error
-    shown = Mapper(options.map, options.k) if colliding else None
     operations = Operations(tree, CACHES[options.cache], shown)
     # From the moment of mounting no signal may end the process without unmounting.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -120,6 +151,8 @@ def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: st
         serve(operations, device, target, ready)
     except KeyboardInterrupt:
         mountpoint.unmount(target)
+    finally:
+        table.close()
     log.info("%s is unmounted", target)
 
 
@@ -140,6 +173,10 @@ def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:
             options.cache = _one_of(name, value, _CACHES)
         elif name == "k":
             options.k = int(_one_of(name, value, tuple(map(str, range(9)))))
+        elif name == "state" and value:
+            options.state = value
+        elif name == "name" and "=" in value:
+            options.name.append(value)
         elif name == "log" and value:
             options.log = value
         elif name == "fsname" and value:
@@ -157,6 +194,17 @@ def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:
 
 
 FLAG_READ_ONLY: Final = mountpoint.FLAGS["ro"][0]
+
+
+def _read_names(words: list[str]) -> dict[str, str]:
+    names = {}
+    for word in words:
+        path, equals, name = word.rpartition("=")
+        if not equals or not path or not name:
+            raise Refused(f"--name {word}: write PATH=NAME, for example --name /srv/tree/scratch=scratch")
+        named(name)
+        names[os.path.abspath(path)] = name
+    return names
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -50,7 +50,9 @@ _EXT: Final = 0xEF53
 _BTRFS: Final = 0x9123683E
 _ZFS: Final = 0x2FC12FC1
 # These make a uuid up at every mount (shmem_fill_super() in mm/shmem.c, kernfs_fill_super() in fs/kernfs/mount.c).
-_MAKE_IT_UP: Final = frozenset({0x01021994, 0x62656572, 0x27E0EB, 0x63677270, 0x7655821})  # tmpfs, sysfs, cgroups, resctrl
+_MAKE_IT_UP: Final = frozenset(
+    {0x01021994, 0x62656572, 0x27E0EB, 0x63677270, 0x7655821}  # tmpfs, sysfs, cgroup 1 and 2, resctrl
+)
 _FSID_FROM_UUID: Final = {_EXT: "ext", _BTRFS: "btrfs", _ZFS: "zfs"}
 
 _MNT_ID_UNIQUE: Final = 0x4000  # statx(2): stx_mnt_id is never used again while this kernel runs; Linux 6.8
@@ -100,7 +102,8 @@ def named(name: str) -> Identity:
     """
     if not _NAME.fullmatch(name):
         raise Refused(
-            f"{name!r} cannot be a device's name: use up to 63 letters, digits and the signs . _ + -, a letter or digit first"
+            f"{name!r} cannot be a device's name: use up to 63 letters, digits and . _ + -, the first a letter "
+            f"or digit"
         )
     return Identity(f"name:{name}", True)
 

@@ -20,7 +20,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from fusemap.host.calls import Calls, Handle, Stat
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "virtiofs"})
 _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BTRFS_SUBVOLUME_INODE: Final = 256
+
+
+Seen = Callable[[str, str], None]
+"""Is told of every device that is met: its key and where it is mounted."""
 
 
 class Device:
@@ -83,9 +87,11 @@ class Mount:
 class FileSystems:
     """The known mounts and devices of one tree."""
 
-    def __init__(self, calls: Calls, root_path: bytes) -> None:
+    def __init__(self, calls: Calls, root_path: bytes, names: Mapping[str, str], seen: Seen) -> None:
         self._calls = calls
         self._root_path = root_path
+        self._names = names
+        self._seen = seen
         self._mounts: dict[int, Mount] = {}
         self._devices: dict[tuple[int, int, int], Device] = {}  # mount id, major, minor
         self._keys: dict[str, Device] = {}
@@ -213,7 +219,7 @@ class FileSystems:
         if stat.S_ISDIR(st.mode):
             fd = open_directory()
             try:
-                identity = identify(fd, st, mount.kind)
+                identity = identify(fd, st, mount.kind, self._name(st))
             finally:
                 os.close(fd)
         else:  # a file on another device than its directory, or mounted by itself: a known device, or a nameless one
@@ -238,9 +244,21 @@ class FileSystems:
                 "%d:%d has the uuid of another mounted file system; it is taken for a copy", st.dev_major, st.dev_minor
             )
         device = self._keys[key] = Device(key, identity, st, superblock, subvolume)
+        self._seen(key, os.fsdecode(mount.info.point) if mount.info else "")
         lasting = "" if identity.lasting else ", known until it is unmounted"
         log.info("new device %s, %s%s", device, mount.kind or "file system", lasting)
         return device
+
+    def _name(self, st: Stat) -> str | None:
+        """What the administrator calls the device of a file, if he named it."""
+        for path, name in self._names.items():
+            try:
+                named = self._calls.statx(-100, os.fsencode(path))  # AT_FDCWD
+            except OSError:
+                continue
+            if (named.dev_major, named.dev_minor) == (st.dev_major, st.dev_minor):
+                return name
+        return None
 
     def _still_mounted(
         self, st: Stat, mount: Mount, superblock: str, subvolume: int | None, mount_ids: set[int]

@@ -12,13 +12,13 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Final
 
 from fusemap.host.calls import Handle, Stat
 from fusemap.host.generation import generation
 from fusemap.qid import Mapper
-from fusemap.tree.filesystems import FileSystems, opener
+from fusemap.tree.filesystems import FileSystems, Seen, opener
 from fusemap.tree.node import Node
 from fusemap.tree.reach import KIND, PATH_ONLY, Reach, stale
 
@@ -31,11 +31,18 @@ LONG_REMOVAL_BLOCKS: Final = (64 << 20) // 512  # freeing more than this takes t
 class Tree(Reach):
     """An exported tree: the directory `source` with everything mounted beneath it.
 
-    `mapper` gives the numbers; it must be injective (prefix or suffix), since a number is a node's name.
+    `mapper` gives the numbers; it must be injective (prefix or suffix), since a number is a node's name. `names` are
+    what the administrator calls the devices at some absolute paths, `seen` is told of each device that is met.
     Raises OSError when `source` cannot be opened as a directory.
     """
 
-    def __init__(self, source: str | os.PathLike[str], mapper: Mapper) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        mapper: Mapper,
+        names: Mapping[str, str] | None = None,
+        seen: Seen = lambda key, point: None,
+    ) -> None:
         super().__init__(os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self.mapper: Final = mapper
         self.reused = 0
@@ -43,7 +50,7 @@ class Tree(Reach):
         self._nodes: dict[int, Node] = {}
         try:
             self.source: Final = os.readlink(b"/proc/self/fd/%d" % self._root_fd)
-            self.filesystems = FileSystems(self.calls, self.source)
+            self.filesystems = FileSystems(self.calls, self.source, names or {}, seen)
             self.root = self._enter(None, b"", self._root_fd, b"", self.calls.statx(self._root_fd, b""))
         except BaseException:
             self.close()

@@ -1,0 +1,439 @@
+"""fusemap table: looking at, moving and mending the table of numbers that belongs to a tree."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import datetime
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from fusemap.errors import DamagedTable, Refused
+from fusemap.qid.affix import LAST_INDEX
+from fusemap.table import Ledger, Table, open_table
+from fusemap.table import v1 as v1_format
+from fusemap.table.home import default_file, merge
+from fusemap.table.jsonform import from_json, to_json
+from fusemap.table.present import Present, base_key, device_key_of, present
+from fusemap.table.salvage import Salvage, put_back, read_pieces, salvage
+from fusemap.table.shelf import NoRoom
+from fusemap.table.sqlite import SqliteShelf, is_there
+from fusemap.table.store import Store
+from fusemap.table.xattr import XattrShelf
+
+_DAY: Final = 86400
+_OLD_DAYS: Final = 90
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+DESCRIPTION: Final = """\
+The table says which number every device's files get. It lies in attributes of SRC, or in a database where those cannot
+hold it; --state names another one, as for fusemap mount.
+"""
+
+
+def add(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    verb = verbs.add_parser("table", help="show, export, import, clean or repair a table", description=DESCRIPTION)
+    acts = verb.add_subparsers(dest="act", metavar="ACT", required=True)
+
+    act = _act(acts, "show", show, "print devices, entries and what is left")
+    act.add_argument("--json", action="store_true", help="print JSON")
+
+    act = _act(acts, "export", export, "write the table as JSON, or as attributes in QEMU's format")
+    act.add_argument("--format", choices=("json", "v1"), default="json", help="v1 goes to attributes of SRC itself")
+    act.add_argument("-o", "--output", metavar="FILE", help="write JSON to FILE instead of standard output")
+
+    act = _act(acts, "import", import_, "add what an exported table says; nothing that is there changes")
+    act.add_argument("file", nargs="?", metavar="FILE", help="a table exported as JSON; - is standard input")
+    act.add_argument("--format", choices=("json", "v1"), default="json", help="v1 comes from attributes of SRC itself")
+
+    act = _act(acts, "gc", gc, "drop devices that are gone, and retire their indices for good")
+    act.add_argument("--device", action="append", default=[], metavar="KEY", help="this device, as show prints it")
+    act.add_argument(
+        "--unseen", type=int, metavar="DAYS", default=_OLD_DAYS,
+        help=f"devices that were not seen for so many days (default {_OLD_DAYS}); used where no --device is given",
+    )  # fmt: skip
+    act.add_argument("--dry-run", action="store_true", help="only print what would go")
+    act.add_argument("--json", action="store_true", help="print JSON")
+
+    act = _act(acts, "repair", repair, "see what can be saved of a damaged table, and save it with --write")
+    act.add_argument("--write", metavar="FILE", help="save the damaged pieces to FILE, then repair the table")
+    act.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _act(acts: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> Any:
+    act = acts.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    act.add_argument("source", metavar="SRC", help="the exported directory")
+    act.add_argument("--state", default="auto", metavar="STATE", help="auto (default), xattr or sqlite:FILE")
+    act.set_defaults(run=run)
+    return act
+
+
+def show(options: argparse.Namespace) -> int:
+    """Prints the table. Exit 1 where there is none."""
+    with _opened(options) as table:
+        found = _present(options.source)
+        points: dict[str, list[str]] = {}
+        for device in found:
+            points.setdefault(device.key, []).append(device.point)
+        ledger = table.ledger()
+        if options.json:
+            print(json.dumps(_as_json(table, ledger, points), indent=2))
+        elif not table.exists:
+            print(f"{options.source} has no table yet; it would be in {table.where}")
+        else:
+            _print(table, ledger, points)
+        return 0 if table.exists else 1
+
+
+def export(options: argparse.Namespace) -> int:
+    """Writes the table elsewhere."""
+    with _opened(options) as table:
+        if not table.exists:
+            raise Refused(f"{options.source} has no table to export; it gets one when it is mounted")
+        ledger = table.ledger()
+        if options.format == "v1":
+            return _export_v1(options.source, ledger)
+        text = json.dumps(to_json(ledger), indent=2) + "\n"
+        if options.output:
+            _write(options.output, text)
+        else:
+            sys.stdout.write(text)
+        return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Adds records from elsewhere, all of them or none."""
+    with _opened(options) as table:
+        ledger = _imported_v1(options.source, table) if options.format == "v1" else _imported_json(options.file)
+        if table.exists:
+            now = table.ledger()
+            merged, lost = merge(now, ledger)
+            if lost:
+                raise Refused(
+                    f"{lost} records contradict the table in {table.where}, so nothing was imported: export it, and "
+                    f"import into another one with --state sqlite:FILE"
+                )
+            added = 0 if merged is None else len(merged.entries) - len(now.entries)
+            if merged is not None:
+                table.replace(merged)
+        else:
+            added = len(ledger.entries)
+            table.mode, table.k = ledger.mode, ledger.k
+            table.replace(ledger)
+        print(f"{added} entries imported into {table.where}")
+        return 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """Drops devices. Exit 1 where there was none to drop."""
+    with _opened(options) as table:
+        here = {device.key for device in _present(options.source)}
+        devices = {device.key: device for device in table.devices()}
+        unknown = [key for key in options.device if key not in devices]
+        if unknown:
+            raise Refused(f"the table has no device {unknown[0]}: see fusemap table show {options.source}")
+        mounted = [key for key in options.device if base_key(key) in here]
+        if mounted:
+            raise Refused(f"{mounted[0]} is mounted beneath {options.source} now: unmount it first")
+        today = int(time.time() // _DAY)
+        gone = options.device or [
+            key
+            for key, device in devices.items()
+            if device.dead
+            or (device.lasting and base_key(key) not in here and 0 < device.seen <= today - options.unseen)
+        ]
+        entries = sum(devices[key].entries for key in gone)
+        if gone and not options.dry_run:
+            table.retire(gone)
+        if options.json:
+            print(json.dumps({"devices": gone, "entries": entries, "dropped": not options.dry_run}, indent=2))
+        else:
+            for key in gone:
+                print(_printable(f"{key}\t{devices[key].entries} entries\tlast seen {_day(devices[key].seen)}"))
+            verb = "would be" if options.dry_run else "were"
+            print(f"{len(gone)} devices {verb} dropped, {entries} entries with them")
+        return 0 if gone else 1
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Says what can be saved, and saves it if asked to. Exit 1 while the table is damaged."""
+    try:
+        with _opened(options) as table:
+            if options.json:
+                print(json.dumps({"damaged": [], "where": table.where}, indent=2))
+            else:
+                print(f"the table in {table.where} is whole; there is nothing to repair")
+            return 0
+    except (DamagedTable, Refused) as error:
+        print(f"fusemap: {error}", file=sys.stderr)
+    file, fd = _places(options)
+    try:
+        if file is not None and (is_there(file) or fd is None):
+            return _repair_database(options, file)
+        if fd is None:
+            raise Refused(f"{options.source} cannot be opened")
+        return _repair_attributes(options, fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+# Showing --------------------------------------------------------------------------------------------------------------
+
+
+def _as_json(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> dict[str, object]:
+    return {
+        "state": table.state,
+        "where": table.where,
+        "exists": table.exists,
+        "map": ledger.mode,
+        "k": ledger.k,
+        "devices": [
+            {
+                "key": device.key, "lasting": device.lasting, "dead": device.dead, "label": device.label,
+                "seen": device.seen, "entries": device.entries, "mounted": points.get(base_key(device.key), []),
+            }
+            for device in table.devices()
+        ],
+        "entries": [
+            {
+                "index": entry.index, "device": entry.device, "affix": f"{entry.affix:0{entry.length}b}",
+                "length": entry.length, "top": entry.top,
+            }
+            for entry in sorted(ledger.entries.values(), key=lambda entry: entry.index)
+        ],
+        "full": len(ledger.full),
+        "retired": len(ledger.retired),
+        "left": _left(ledger),
+    }  # fmt: skip
+
+
+def _left(ledger: Ledger) -> int:
+    return max(LAST_INDEX + 1 - ledger.next_index(), 0)
+
+
+def _print(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> None:
+    print(f"{table.where} ({table.state}): map {ledger.mode}, k {ledger.k}")
+    rows: dict[str, list[str]] = {}
+    for entry in sorted(ledger.entries.values(), key=lambda entry: entry.index):
+        line = f"    {entry.index}\t{entry.affix:0{entry.length}b}\t{entry.length} bits\ttop bits {entry.top:#x}"
+        rows.setdefault(str(entry.device), []).append(line)
+    for device in table.devices():
+        where = ", ".join(points.get(base_key(device.key), [])) or "not mounted here"
+        kind = "" if device.lasting else "\tof an earlier session" if device.dead else "\tthis session only"
+        label = f"\tfirst met as {device.label}" if device.label else ""
+        print(_printable(f"{device.key}\t{where}{kind}{label}\tlast seen {_day(device.seen)}"))
+        for line in rows.get(device.key, []):
+            print(line)
+    print(
+        f"{len(ledger.entries)} of {LAST_INDEX} entries used, {len(ledger.retired)} retired, {_left(ledger)} left; "
+        f"{len(ledger.full)} files in the full map"
+    )
+
+
+def _day(days: int) -> str:
+    return datetime.date.fromordinal(datetime.date(1970, 1, 1).toordinal() + days).isoformat() if days else "never"
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# Export and import ----------------------------------------------------------------------------------------------------
+
+
+def _export_v1(source: str, ledger: Ledger) -> int:
+    devices = _present(source)
+    by_key: dict[str, list[int]] = {}
+    for device in devices:
+        by_key.setdefault(device.key, []).append(device.dev)
+
+    def dev_of(key: str) -> int | None:
+        found = set(by_key.get(key, ()))
+        return found.pop() if len(found) == 1 else None
+
+    table, report = v1_format.export_from(ledger, dev_of)
+    fd = _open(source)
+    try:
+        v1_format.write(fd, v1_format.build(table))
+    except OSError as error:
+        raise Refused(f"{source} cannot hold a table in QEMU's format ({error.strerror}): export it as JSON") from error
+    finally:
+        os.close(fd)
+    print(f"attributes {v1_format.PREFIX}qidp.* of {source}: {report}")
+    return 0
+
+
+def _imported_v1(source: str, table: Table) -> Ledger:
+    fd = _open(source)
+    try:
+        streams = v1_format.read(fd, source)
+    finally:
+        os.close(fd)
+    if streams is None:
+        raise Refused(f"{source} has no table in QEMU's format")
+    parsed = v1_format.parse(streams, source)
+    if not table.exists:
+        table.mode, table.k = ("suffix", parsed.k) if parsed.suffixes else ("prefix", 0)
+    ledger = Ledger(table.mode, table.k, os.urandom(16))
+    devices = _present(source)
+    report = v1_format.import_into(ledger, parsed, lambda dev: device_key_of(devices, dev), source)
+    print(f"table in QEMU's format: {report}")
+    return ledger
+
+
+def _imported_json(file: str | None) -> Ledger:
+    if file is None:
+        raise Refused("name the file to import, or - for standard input")
+    try:
+        if file == "-":
+            return from_json(json.load(sys.stdin))
+        with open(file, encoding="utf-8") as stream:
+            return from_json(json.load(stream))
+    except OSError as error:
+        raise Refused(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(f"{file} is not JSON ({error}): fusemap table export makes what can be imported") from error
+
+
+# Repair ---------------------------------------------------------------------------------------------------------------
+
+
+def _repair_attributes(options: argparse.Namespace, fd: int) -> int:
+    where = os.path.realpath(options.source)
+    shelf = XattrShelf(fd, where)
+    with shelf.lock():
+        pieces = read_pieces(shelf)
+        found = salvage(pieces)
+        if not _report(options, found, where):
+            return 1
+        _keep(options.write, where, pieces)
+        try:
+            put_back(shelf, found)
+        except NoRoom as error:
+            raise Refused(
+                f"{where} has no room for the repaired table ({error.strerror}): what was saved is in {options.write}; "
+                f"import the table with --state sqlite:FILE"
+            ) from error
+    print(f"the table in {where} is whole again")
+    return 0
+
+
+def _repair_database(options: argparse.Namespace, file: str) -> int:
+    pieces = SqliteShelf.read_damaged(file)
+    found = salvage(pieces)
+    if not _report(options, found, file) or found.ledger is None:
+        return 1
+    _keep(options.write, file, pieces)
+    # Nothing is erased: the old files stay beside the new one.
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    fresh = f"{file}.repaired"
+    for tail in ("", "-wal", "-shm", "-lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh + tail)
+    store = Store(SqliteShelf(fresh))
+    store.load()
+    store.create(found.ledger)
+    store.close()
+    for tail in ("-wal", "-shm", "", "-lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(file + tail, f"{file}.damaged-{stamp}{tail}")
+    for tail in ("-lock", ""):
+        os.rename(fresh + tail, file + tail)
+    print(f"the table in {file} is whole again; the damaged files are {file}.damaged-{stamp}*")
+    return 0
+
+
+def _report(options: argparse.Namespace, found: Salvage, where: str) -> bool:
+    """Print what was found; whether to go on and write."""
+    ledger = found.ledger
+    entries = len(ledger.entries) if ledger is not None else 0
+    if options.json:
+        print(
+            json.dumps(
+                {"where": where, "damaged": found.damaged, "notes": found.notes, "complete": found.complete,
+                 "entries": entries, "devices": list(ledger.devices) if ledger is not None else []},
+                indent=2,
+            )
+        )  # fmt: skip
+    else:
+        for note in found.notes:
+            print(note)
+        every = ", which is all of them" if found.complete and ledger is not None else ""
+        print(f"{entries} entries can be saved{every}")
+        if ledger is not None and not found.complete:
+            print("devices whose entries are lost get new numbers; none of the lost ones is given again")
+    if ledger is None:
+        raise Refused(
+            f"nothing can be saved from {where}: restore it from a backup, or import an exported table with --state "
+            f"sqlite:FILE"
+        )
+    if not options.write and not options.json:
+        print("nothing was changed; --write FILE saves the damaged pieces to FILE and puts the repaired table in place")
+    return bool(options.write)
+
+
+def _keep(file: str, where: str, pieces: dict[str, bytes]) -> None:
+    """Save the pieces as they are, so that whoever knows better can still do better."""
+    data = {name: base64.b64encode(piece).decode() for name, piece in pieces.items()}
+    _write(file, json.dumps({"format": "fusemap-pieces", "where": where, "pieces": data}, indent=2) + "\n")
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[Table]:
+    """The table of the source, whatever its mode."""
+    logging.getLogger().setLevel(logging.ERROR)
+    if options.state == "none":
+        raise Refused("--state none keeps no table")
+    try:
+        table = open_table(options.source, options.state, None)
+        try:
+            yield table
+        finally:
+            table.close()
+    except DamagedTable:
+        raise
+    except OSError as error:
+        raise Refused(f"{options.source}: {error.strerror}") from error
+
+
+def _places(options: argparse.Namespace) -> tuple[str | None, int | None]:
+    """Where a table may be: the database's file, and a descriptor of the directory with the attributes."""
+    if options.state.startswith("sqlite:"):
+        return os.path.abspath(options.state.removeprefix("sqlite:")), None
+    fd = _open(options.source)
+    return default_file(fd, os.path.realpath(options.source)), fd
+
+
+def _open(source: str) -> int:
+    try:
+        return os.open(source, _DIRECTORY)
+    except OSError as error:
+        raise Refused(f"cannot open {source}: {error.strerror}") from error
+
+
+def _present(source: str) -> list[Present]:
+    try:
+        return present(source)
+    except OSError as error:
+        raise Refused(f"{source}: {error.strerror}") from error
+
+
+def _write(file: str, text: str) -> None:
+    try:
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise Refused(f"cannot write {file}: {error.strerror}") from error

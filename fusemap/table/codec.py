@@ -1,0 +1,358 @@
+"""A table in bytes: snapshots of a whole ledger, and log pieces that hold what came after one.
+
+Both carry one CRC-32C over all that follows it, header included, so that a header cannot lie about its body. A
+snapshot says how long it is, a log piece which snapshot it continues and as which one. All numbers are little-endian;
+"varint" is LEB128, seven bits a byte, lowest first.
+
+    snapshot   u32 crc, "fmap", u8 version, u8 mode, u8 k, u8 flags, u64 generation, 16 bytes identity, u32 length of
+               everything, body
+    log piece  u32 crc, u64 generation, u16 position, changes
+
+    body       devices: varint count, then each one's key, label and day last seen
+               entries: varint count, u8 width of device, u8 width of top, then as many rows of
+                   u16 index, u8 length, device number, top
+               files of the full map: varint count, rows of u64 counter, u32 device number, u64 inode
+               retired indices: varint count, rows of u16
+               floor: varint index, varint counter
+               If the flags say "moved", the body is the name of the file where the table went.
+    change     u8 kind, then device | varint index, u8 length, varint device number, varint top | varint counter,
+               varint device number, varint inode | varint index | varint index, varint counter
+
+Rows have fixed widths because sixty thousand of them must be read in a moment: the struct module takes them apart
+without a step of Python for each. A device number counts the devices from 0 in the order of the snapshot and then of
+the log. A key is text in which each uuid takes 16 bytes instead of 36: an ext4 directory has room for 4 KB of
+attributes, and keys are most of a table.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from fusemap.qid import Entry, FullEntry
+from fusemap.table.ledger import Change, Device, Floor, Ledger, Retired
+
+MAGIC: Final = b"fmap"
+VERSION: Final = 1
+MODES: Final = ("prefix", "suffix", "qemu")
+"""The modes that have a table; the position is the number that stands for a mode."""
+
+_MOVED: Final = 1
+_CRC: Final = struct.Struct("<I")
+_HEAD: Final = struct.Struct("<I4sBBBBQ16sI")
+_LOG_HEAD: Final = struct.Struct("<IQH")
+_FULL: Final = struct.Struct("<QIQ")
+_WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_DEVICE, _ENTRY, _FULL_ENTRY, _RETIRED, _FLOOR = range(1, 6)
+
+HEAD_SIZE: Final = _HEAD.size
+LOG_HEAD_SIZE: Final = _LOG_HEAD.size
+
+_UUID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[\x01\x02]")
+_PACKED: Final = re.compile(rb"\x01(.{16})|\x02(.)", re.DOTALL)
+
+
+class Damaged(ValueError):
+    """These bytes are not what was written; the message says in what way, as the end of a sentence."""
+
+
+class Unknown(ValueError):
+    """These bytes are whole, but of a format that is not known here; the message says which."""
+
+
+class Head(NamedTuple):
+    """What a snapshot's header says; `length` is that of the whole snapshot in bytes."""
+
+    crc: int
+    version: int
+    mode: int
+    k: int
+    moved: bool
+    generation: int
+    identity: bytes
+    length: int
+
+
+class Snapshot(NamedTuple):
+    """A snapshot taken apart: its header, and the ledger or the place to which the table moved."""
+
+    head: Head
+    ledger: Ledger | None
+    moved_to: str
+
+
+def head_of(data: bytes) -> Head:
+    """The header at the beginning of a snapshot; nothing is proved but its kind. Raises Damaged."""
+    if len(data) < HEAD_SIZE:
+        raise Damaged(f"has {len(data)} bytes, too few for a header")
+    crc, magic, version, mode, k, flags, generation, identity, length = _HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise Damaged("does not begin as a table does")
+    return Head(crc, version, mode, k, bool(flags & _MOVED), generation, identity, length)
+
+
+def encode_snapshot(ledger: Ledger, generation: int) -> bytes:
+    """The snapshot of a ledger."""
+    return _seal(ledger, generation, 0, _encode_body(ledger))
+
+
+def encode_moved(ledger: Ledger, generation: int, place: str) -> bytes:
+    """The snapshot that says: this table is continued at `place` (a file's name)."""
+    return _seal(ledger, generation, _MOVED, _encode_text(place))
+
+
+def decode_snapshot(data: bytes) -> Snapshot:
+    """Take a whole snapshot apart. Raises Damaged where it is not as it was written, Unknown for a later format."""
+    head = head_of(data)
+    if len(data) != head.length:
+        raise Damaged(f"has {len(data)} bytes and not {head.length}")
+    if crc32c(memoryview(data)[_CRC.size :]) != head.crc:
+        raise Damaged("has a wrong checksum")
+    return parse_snapshot(data)
+
+
+def parse_snapshot(data: bytes) -> Snapshot:
+    """Take a snapshot apart whose checksum is known to be good. Raises Damaged and Unknown."""
+    head = head_of(data)
+    if head.version != VERSION:
+        raise Unknown(f"is of version {head.version}, which a later fusemap wrote")
+    if head.mode >= len(MODES):
+        raise Unknown(f"is of map {head.mode}, which a later fusemap wrote")
+    cursor = Cursor(data, HEAD_SIZE)
+    if head.moved:
+        return Snapshot(head, None, decode_text(cursor.take(len(data) - HEAD_SIZE)))
+    ledger = Ledger(MODES[head.mode], head.k, head.identity)
+    try:
+        decode_body(cursor, ledger.apply, ledger)
+        cursor.check_end()
+    except (ValueError, IndexError) as error:
+        raise Damaged(f"contradicts itself: {error}") from error
+    return Snapshot(head, ledger, "")
+
+
+def encode_log(generation: int, position: int, payload: bytes) -> bytes:
+    """The log piece with these changes, `position` counted from 0 in its generation."""
+    rest = _LOG_HEAD.pack(0, generation, position)[_CRC.size :] + payload
+    return _CRC.pack(crc32c(rest)) + rest
+
+
+def decode_log(data: bytes) -> tuple[int, int, bytes]:
+    """Generation, position and changes of a log piece. Raises Damaged."""
+    if len(data) < LOG_HEAD_SIZE:
+        raise Damaged(f"has {len(data)} bytes, too few for a header")
+    crc, generation, position = _LOG_HEAD.unpack_from(data)
+    if crc32c(memoryview(data)[_CRC.size :]) != crc:
+        raise Damaged("has a wrong checksum")
+    return generation, position, data[LOG_HEAD_SIZE:]
+
+
+def encode_changes(changes: Iterable[Change], numbers: dict[str, int]) -> bytes:
+    """The bytes of some changes. `numbers` are the device numbers so far; new devices are added to it."""
+    return b"".join(_encode_change(change, numbers) for change in changes)
+
+
+def decode_changes(data: bytes, ledger: Ledger) -> list[Change]:
+    """Take changes apart and apply each to `ledger`. Raises Damaged at the first that cannot be."""
+    cursor = Cursor(data, 0)
+    keys = list(ledger.devices)
+    changes: list[Change] = []
+    try:
+        while not cursor.at_end():
+            change = decode_change(cursor, keys, ledger)
+            if isinstance(change, Device) and change.key not in ledger.devices:
+                keys.append(change.key)
+            ledger.apply(change)
+            changes.append(change)
+    except (ValueError, IndexError) as error:
+        raise Damaged(f"contradicts itself: {error}") from error
+    return changes
+
+
+class Cursor:
+    """Reads forward through bytes. Every method raises Damaged where they end too early."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+
+    def at_end(self) -> bool:
+        """Whether nothing is left."""
+        return self.at >= len(self.data)
+
+    def check_end(self) -> None:
+        """Raise Damaged if anything is left."""
+        if not self.at_end():
+            raise Damaged(f"has {len(self.data) - self.at} bytes too many")
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        end = self.at + size
+        if end > len(self.data):
+            raise Damaged("ends too early")
+        piece = self.data[self.at : end]
+        self.at = end
+        return piece
+
+    def byte(self) -> int:
+        """The next byte."""
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """The next number, of up to 64 bits."""
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if value >> 64:
+                    raise Damaged("has a number that is too large")
+                return value
+            shift += 7
+            if shift > 63:
+                raise Damaged("has a number that is too large")
+
+    def text(self) -> str:
+        """The next key or label."""
+        return decode_text(self.take(self.varint()))
+
+
+def decode_body(cursor: Cursor, take: Callable[[Change], None], ledger: Ledger) -> None:
+    """Take a snapshot's body apart and pass on its changes, in an order in which they apply to `ledger`.
+
+    Raises Damaged where it ends too early, and whatever `take` raises.
+    """
+    keys = []
+    for _ in range(cursor.varint()):
+        device = Device(cursor.text(), cursor.text(), cursor.varint())
+        keys.append(device.key)
+        take(device)
+    count, device_width, top_width = cursor.varint(), cursor.byte(), cursor.byte()
+    if device_width not in _WIDTHS or top_width not in _WIDTHS:
+        raise Damaged("has rows of an unknown width")
+    row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
+    for index, length, number, top in row.iter_unpack(cursor.take(count * row.size)):
+        entry = ledger.entry(index, keys[number], top)
+        if entry.length != length:
+            raise Damaged(f"has {length} bits for index {index}")
+        take(entry)
+    for counter, number, inode in _FULL.iter_unpack(cursor.take(cursor.varint() * _FULL.size)):
+        take(FullEntry(counter, keys[number], inode))
+    for (index,) in struct.iter_unpack("<H", cursor.take(cursor.varint() * 2)):
+        take(Retired(index))
+    take(Floor(cursor.varint(), cursor.varint()))
+
+
+def decode_change(cursor: Cursor, keys: list[str], ledger: Ledger) -> Change:
+    """The next change of a log piece; `keys` are the devices by number. Raises Damaged, ValueError, IndexError."""
+    kind = cursor.byte()
+    if kind == _DEVICE:
+        return Device(cursor.text(), cursor.text(), cursor.varint())
+    if kind == _ENTRY:
+        index, length, number, top = cursor.varint(), cursor.byte(), cursor.varint(), cursor.varint()
+        entry = ledger.entry(index, keys[number], top)
+        if entry.length != length:
+            raise Damaged(f"has {length} bits for index {index}")
+        return entry
+    if kind == _FULL_ENTRY:
+        counter, number, inode = cursor.varint(), cursor.varint(), cursor.varint()
+        return FullEntry(counter, keys[number], inode)
+    if kind == _RETIRED:
+        return Retired(cursor.varint())
+    if kind == _FLOOR:
+        return Floor(cursor.varint(), cursor.varint())
+    raise Damaged(f"has a change of unknown kind {kind}")
+
+
+def decode_text(data: bytes) -> str:
+    """The text behind `_encode_text`. Raises Damaged where uuids are cut short."""
+    if b"\x01" in data or b"\x02" in data:
+        data = _PACKED.sub(_unpack_uuid, data)
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _encode_text(text: str) -> bytes:
+    return _UUID.sub(_pack_uuid, text.encode("utf-8", "surrogateescape"))
+
+
+def _pack_uuid(match: re.Match[bytes]) -> bytes:
+    word = match[0]
+    return b"\x02" + word if len(word) == 1 else b"\x01" + bytes.fromhex(word.replace(b"-", b"").decode())
+
+
+def _unpack_uuid(match: re.Match[bytes]) -> bytes:
+    raw = match[1]
+    if raw is None:
+        return match[2]
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
+
+
+def _seal(ledger: Ledger, generation: int, flags: int, body: bytes) -> bytes:
+    mode = MODES.index(ledger.mode)
+    head = _HEAD.pack(
+        0, MAGIC, VERSION, mode, ledger.k, flags, generation, ledger.identity, HEAD_SIZE + len(body)
+    )  # fmt: skip
+    rest = head[_CRC.size :] + body
+    return _CRC.pack(crc32c(rest)) + rest
+
+
+def _encode_body(ledger: Ledger) -> bytes:
+    numbers = {key: number for number, key in enumerate(ledger.devices)}
+    entries = sorted(ledger.entries.values(), key=lambda entry: entry.index)
+    device_width = _width(len(numbers))
+    top_width = _width(max((entry.top for entry in entries), default=0))
+    row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
+    floor = Floor(ledger.next_index(), ledger.next_counter())
+    return b"".join(
+        [
+            _varint(len(numbers)),
+            *(_encode_device(device) for device in ledger.devices.values()),
+            _varint(len(entries)),
+            bytes((device_width, top_width)),
+            *(row.pack(entry.index, entry.length, numbers[str(entry.device)], entry.top) for entry in entries),
+            _varint(len(ledger.full)),
+            *(_FULL.pack(full.counter, numbers[str(full.device)], full.inode) for full in ledger.full.values()),
+            _varint(len(ledger.retired)),
+            *(struct.pack("<H", index) for index in sorted(ledger.retired)),
+            _varint(floor.index),
+            _varint(floor.counter),
+        ]
+    )
+
+
+def _encode_change(change: Change, numbers: dict[str, int]) -> bytes:
+    if isinstance(change, Device):
+        numbers.setdefault(change.key, len(numbers))
+        return bytes((_DEVICE,)) + _encode_device(change)
+    if isinstance(change, Entry):
+        number = numbers[str(change.device)]
+        rest = bytes((change.length,)) + _varint(number) + _varint(change.top)
+        return bytes((_ENTRY,)) + _varint(change.index) + rest
+    if isinstance(change, FullEntry):
+        number = numbers[str(change.device)]
+        return bytes((_FULL_ENTRY,)) + _varint(change.counter) + _varint(number) + _varint(change.inode)
+    if isinstance(change, Retired):
+        return bytes((_RETIRED,)) + _varint(change.index)
+    return bytes((_FLOOR,)) + _varint(change.index) + _varint(change.counter)
+
+
+def _encode_device(device: Device) -> bytes:
+    key, label = _encode_text(device.key), _encode_text(device.label)
+    return _varint(len(key)) + key + _varint(len(label)) + label + _varint(device.seen)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _width(value: int) -> int:
+    return next(width for width in _WIDTHS if value < 1 << 8 * width)

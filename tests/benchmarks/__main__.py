@@ -1,0 +1,122 @@
+"""The whole comparison in one command: `python -m tests.benchmarks` (as root; --help for its options).
+
+It builds an ext4 and an xfs of small files, measures the host itself, bindfs, mergerfs and fusemap side by side, the
+time of a number, and the cost of a known inode, and says which targets are reached. A time proves nothing by itself on
+a machine that others use as well, so the exit status is 0 whatever is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.benchmarks import contenders, known, mapping, report, rounds, sandbox
+from tests.benchmarks.jobs import JOBS
+from tests.benchmarks.trees import Shape, build
+
+_KEYS: Final = (*(job.key for job in JOBS), "mapping", "known")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measures host, bindfs, mergerfs and fusemap side by side and compares with the targets.",
+    )
+    shape = Shape()
+    for name, default, meaning in (
+        ("files", shape.files, "small files on each of two file systems"),
+        ("small", shape.small, "of which so many are read"),
+        ("mib", shape.mib, "MiB of sequential reading and writing"),
+        ("churn", shape.churn, "files to create and remove"),
+        ("known", known.COUNT, "inodes to be known"),
+        ("rounds", 5, "repetitions, of which the median is taken"),
+    ):
+        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+    only = f"measure only this, may be repeated: {', '.join(_KEYS)}"
+    top.add_argument("--only", action="append", choices=_KEYS, metavar="JOB", help=only)
+    top.add_argument("--json", metavar="FILE", help="also write everything to FILE as JSON")
+    return top
+
+
+def main() -> int:
+    """Runs what the command line asks for; the exit status is 2 where it cannot run."""
+    options = parser().parse_args()
+    keys = options.only or list(_KEYS)
+    try:
+        if any(key != "mapping" for key in keys):
+            sandbox.need("bindfs", "mergerfs", "mkfs.ext4", "mkfs.xfs")
+            return sandbox.run(lambda directory: _measure(options, keys, directory))
+        return _measure(options, keys, Path())
+    except sandbox.Missing as lack:
+        print(f"tests.benchmarks: {lack}", file=sys.stderr)
+        return 2
+
+
+def _measure(options: argparse.Namespace, keys: list[str], directory: Path) -> int:
+    tell = _progress()
+    result: dict[str, Any] = {"machine": _machine()}
+    verdicts: list[report.Verdict] = []
+    jobs = [job for job in JOBS if job.key in keys]
+    names = [contender.name for contender in contenders.ALL]
+    if jobs:
+        shape = Shape(options.files, min(options.small, 2 * options.files), options.mib, options.churn)
+        tree, target = build(directory, shape, tell), directory / "mount"
+        rounds.same_tree(tree, target, contenders.ALL)
+        seconds = rounds.measure(tree, target, jobs, contenders.ALL, options.rounds, tell)
+        found = rounds.medians(seconds)
+        result |= {"shape": shape.as_dict(), "rounds": options.rounds, "versions": contenders.versions()}
+        result |= {"seconds": seconds, "medians": found}
+        verdicts += report.judge(found)
+    if "mapping" in keys:
+        tell("mapping")
+        result["mapping"] = numbers = min((mapping.measure() for _ in range(3)), key=lambda found: found["ratio"])
+        verdicts.append(report.judge_mapping(numbers))
+    if "known" in keys:
+        result["known"] = many = known.measure(directory, options.known, tell)
+        verdicts += report.judge_known(many)
+    tell("")
+    result["targets"] = [verdict.as_dict() for verdict in verdicts]
+    if jobs:
+        print(*report.times_table(found, names), sep="\n", end="\n\n")
+    print(*report.verdicts_table(verdicts), sep="\n")
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def _progress() -> Callable[[str], None]:
+    """Shows what is being done, on a terminal only."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+
+    def show(text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "kernel": platform.release(),
+        "processors": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+    }
+
+
+def _count(word: str) -> int:
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

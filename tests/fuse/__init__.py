@@ -1,0 +1,1 @@
+"""Tests of the FUSE front end, most of them on real mounts."""

@@ -1,0 +1,67 @@
+"""Capability probes: what a test needs of the machine, and why it is skipped where that is missing.
+
+With FUSEMAP_REQUIRE_ALL=1 in the environment a missing capability is a failure, so that a check that is meant to run
+everything cannot pass by skipping.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("FUSEMAP_REQUIRE_ALL") == "1"
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips the running test because of `reason`; fails it where everything is required."""
+    if REQUIRE_ALL:
+        pytest.fail(f"needed here, since FUSEMAP_REQUIRE_ALL=1: {reason}")
+    pytest.skip(reason)
+
+
+def tools(*names: str) -> None:
+    """The test runs these programs."""
+    for name in names:
+        if shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+            missing(f"the program {name} is not installed")
+
+
+def root() -> None:
+    """The test mounts file systems and acts as other users."""
+    if os.geteuid() != 0:
+        missing("needs root, to mount file systems and act as other users")
+    if not _may_mount():
+        missing("needs the right to mount (CAP_SYS_ADMIN)")
+
+
+def fuse() -> None:
+    """The test mounts a tree."""
+    root()
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        missing(f"/dev/fuse cannot be opened: {error.strerror}")
+
+
+def file_system(kind: str) -> None:
+    """The test mounts this kind of file system."""
+    root()
+    with open("/proc/filesystems") as file:
+        known = {line.split()[-1] for line in file}
+    if kind not in known and not shutil.which("modprobe"):
+        missing(f"this kernel has no {kind}")
+    if kind in ("ext4", "xfs", "btrfs"):
+        tools(f"mkfs.{kind}")
+        if not os.path.exists("/dev/loop-control"):
+            missing("this machine has no loop devices")
+
+
+@functools.cache
+def _may_mount() -> bool:
+    with open("/proc/self/status") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return bool(capabilities >> 21 & 1)

@@ -1,0 +1,114 @@
+"""A file system whose reads wait until they are let go: the slow disk of the tests.
+
+    python -m tests.support.slowdisk MNT SOCKET FILES
+
+shows FILES files, "0", "1", ..., of one block each. A read waits until a connection to the Unix socket SOCKET says "go";
+on connecting, and whenever one more read begins to wait, the connection is told how many wait, a line each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Sequence
+
+import pyfuse3
+import trio
+
+BLOCK = 4096
+
+
+class SlowDisk(pyfuse3.Operations):
+    """Files 0, 1, ... with node ids from 2; each is filled with its own number."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__()
+        self.files = files
+        self.waiting = 0
+        self.go = trio.Event()
+        self.changed = trio.Condition()
+
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode
+        root = inode == pyfuse3.ROOT_INODE
+        entry.st_mode = stat.S_IFDIR | 0o755 if root else stat.S_IFREG | 0o644
+        entry.st_nlink = 1
+        entry.st_size = 0 if root else BLOCK
+        return entry
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if not name.isdigit() or int(name) >= self.files:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return await self.getattr(int(name) + 2, ctx)
+
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return inode
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        return
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        return
+
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=inode)
+
+    async def release(self, fh: int) -> None:
+        return
+
+    async def flush(self, fh: int) -> None:
+        return
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        if not self.go.is_set():
+            async with self.changed:
+                self.waiting += 1
+                self.changed.notify_all()
+            await self.go.wait()
+        return str(fh - 2).encode().ljust(BLOCK, b".")[off : off + size]
+
+
+async def _control(disk: SlowDisk, stream: trio.SocketStream) -> None:
+    async def report() -> None:
+        told = -1
+        while True:
+            async with disk.changed:
+                while disk.waiting == told:
+                    await disk.changed.wait()
+                told = disk.waiting
+            await stream.send_all(b"%d\n" % told)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report)
+        async for word in stream:
+            if b"go" in word:
+                disk.go.set()
+        nursery.cancel_scope.cancel()
+
+
+async def _main(disk: SlowDisk, path: str) -> None:
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(path)
+    listener.listen()
+    async with trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            while True:
+                connection, _ = await listener.accept()
+                nursery.start_soon(_control, disk, trio.SocketStream(connection))
+
+        nursery.start_soon(accept)
+        await pyfuse3.main(max_tasks=2000)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    target, socket_path, files = sys.argv[1:]
+    slow = SlowDisk(int(files))
+    pyfuse3.init(slow, target, {"fsname=slow", "allow_other"})
+    os.umask(0)
+    trio.run(_main, slow, socket_path)
+    pyfuse3.close(unmount=False)

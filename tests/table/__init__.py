@@ -1,0 +1,1 @@
+"""The lasting table and its stores."""
