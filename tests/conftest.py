@@ -7,6 +7,7 @@ systems, and `pair` a new directory for one test: on the host below the house, a
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,14 @@ TEST_SECONDS = 120.0
 process.private_mounts()
 process.adopt_orphans()
 os.umask(0o022)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def inherited() -> Iterator[None]:
+    """What every program that a test starts finds in its environment."""
+    with tempfile.TemporaryDirectory(prefix="fusemap-state-") as scratch:
+        process.set_environment(scratch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ snapshot says how long it is, a log piece which snapshot it continues and as whi
                everything, body
     log piece  u32 crc, u64 generation, u16 position, changes
 
-    body       devices: varint count, then each one's key, label and day last seen
+    body       devices: varint count, rows of u16 length of key, u16 length of label, u16 day last seen; then all keys
+               and labels, without anything between them
                entries: varint count, u8 width of device, u8 width of top, then as many rows of
                    u16 index, u8 length, device number, top
                files of the full map: varint count, rows of u64 counter, u32 device number, u64 inode
@@ -29,7 +30,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from crc32c import crc32c
 
@@ -45,9 +46,13 @@ _MOVED: Final = 1
 _CRC: Final = struct.Struct("<I")
 _HEAD: Final = struct.Struct("<I4sBBBBQ16sI")
 _LOG_HEAD: Final = struct.Struct("<IQH")
+_DEVICE_ROW: Final = struct.Struct("<HHH")
+_PLAIN_UUID: Final = len("uuid:") + 1 + 16  # the bytes of the most common kind of key
 _FULL: Final = struct.Struct("<QIQ")
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _DEVICE, _ENTRY, _FULL_ENTRY, _RETIRED, _FLOOR = range(1, 6)
+
+Take: TypeAlias = Callable[[Change], None]
 
 HEAD_SIZE: Final = _HEAD.size
 LOG_HEAD_SIZE: Final = _LOG_HEAD.size
@@ -127,7 +132,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         return Snapshot(head, None, decode_text(cursor.take(len(data) - HEAD_SIZE)))
     ledger = Ledger(MODES[head.mode], head.k, head.identity)
     try:
-        decode_body(cursor, ledger.apply, ledger)
+        decode_body(cursor, ledger.fill, ledger.apply)
         cursor.check_end()
     except (ValueError, IndexError) as error:
         raise Damaged(f"contradicts itself: {error}") from error
@@ -220,25 +225,20 @@ class Cursor:
         return decode_text(self.take(self.varint()))
 
 
-def decode_body(cursor: Cursor, take: Callable[[Change], None], ledger: Ledger) -> None:
-    """Take a snapshot's body apart and pass on its changes, in an order in which they apply to `ledger`.
+def decode_body(
+    cursor: Cursor, fill: Callable[[list[Device], Iterable[tuple[int, int, int, int]]], None], take: Take
+) -> None:
+    """Take a snapshot's body apart; `fill` is Ledger.fill or does its work, and `take` gets all other changes.
 
-    Raises Damaged where it ends too early, and whatever `take` raises.
+    Raises Damaged where it ends too early, and whatever `fill` and `take` raise.
     """
-    keys = []
-    for _ in range(cursor.varint()):
-        device = Device(cursor.text(), cursor.text(), cursor.varint())
-        keys.append(device.key)
-        take(device)
+    devices = _decode_devices(cursor)
+    keys = [device.key for device in devices]
     count, device_width, top_width = cursor.varint(), cursor.byte(), cursor.byte()
     if device_width not in _WIDTHS or top_width not in _WIDTHS:
         raise Damaged("has rows of an unknown width")
     row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
-    for index, length, number, top in row.iter_unpack(cursor.take(count * row.size)):
-        entry = ledger.entry(index, keys[number], top)
-        if entry.length != length:
-            raise Damaged(f"has {length} bits for index {index}")
-        take(entry)
+    fill(devices, row.iter_unpack(cursor.take(count * row.size)))
     for counter, number, inode in _FULL.iter_unpack(cursor.take(cursor.varint() * _FULL.size)):
         take(FullEntry(counter, keys[number], inode))
     for (index,) in struct.iter_unpack("<H", cursor.take(cursor.varint() * 2)):
@@ -310,7 +310,7 @@ def _encode_body(ledger: Ledger) -> bytes:
     return b"".join(
         [
             _varint(len(numbers)),
-            *(_encode_device(device) for device in ledger.devices.values()),
+            *_encode_devices(ledger.devices.values()),
             _varint(len(entries)),
             bytes((device_width, top_width)),
             *(row.pack(entry.index, entry.length, numbers[str(entry.device)], entry.top) for entry in entries),
@@ -322,6 +322,36 @@ def _encode_body(ledger: Ledger) -> bytes:
             _varint(floor.counter),
         ]
     )
+
+
+def _encode_devices(devices: Iterable[Device]) -> list[bytes]:
+    rows: list[bytes] = []
+    texts: list[bytes] = []
+    for device in devices:
+        key, label = _encode_text(device.key), _encode_text(device.label)
+        rows.append(_DEVICE_ROW.pack(len(key), len(label), device.seen))
+        texts += (key, label)
+    return rows + texts
+
+
+def _decode_devices(cursor: Cursor) -> list[Device]:
+    devices = []
+    rows = cursor.take(cursor.varint() * _DEVICE_ROW.size)
+    data, at = cursor.data, cursor.at
+    for key, label, seen in _DEVICE_ROW.iter_unpack(rows):
+        middle = at + key
+        raw = data[at:middle]
+        at = middle + label
+        if key == _PLAIN_UUID and raw.startswith(b"uuid:\x01"):
+            text = raw.hex()
+            name = f"uuid:{text[12:20]}-{text[20:24]}-{text[24:28]}-{text[28:32]}-{text[32:]}"
+        else:
+            name = decode_text(raw)
+        devices.append(Device(name, decode_text(data[middle:at]) if label else "", seen))
+    if at > len(data):
+        raise Damaged("ends too early")
+    cursor.at = at
+    return devices
 
 
 def _encode_change(change: Change, numbers: dict[str, int]) -> bytes:

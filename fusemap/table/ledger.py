@@ -114,6 +114,33 @@ class Ledger:
         for change in changes:
             self.apply(change)
 
+    def fill(self, devices: list[Device], rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """Take in a whole snapshot at once: devices, and rows of (index, length, position of the device, top).
+
+        The ledger must be empty and the rows in the order of their indices. As `apply` for each, but faster by what it
+        need not ask in that order. Raises ValueError, or IndexError for a device that is not there.
+        """
+        self.devices = {device.key: device for device in devices}
+        if len(self.devices) < len(devices) or "" in self.devices:
+            raise ValueError("a device is there twice, or has no key")
+        keys = [device.key for device in devices]
+        entries, longest, affix = self.entries, self._longest, self._affix
+        last = 0
+        for index, length, number, top in rows:
+            if index <= last:
+                raise ValueError(f"index {index} is out of order")
+            last = index
+            bits, known = affix(index)
+            if length != known or top >> length:
+                raise ValueError(f"index {index} has {length} bits and the top bits {top:#x}")
+            key = keys[number]
+            entries[index] = Entry(index, key, length, bits, top)
+            longest[key] = length  # lengths grow with the index
+        self._top = last
+        passing = {key for key in keys if session_of(key) is not None}
+        if passing:
+            self._passing = {index for index, entry in entries.items() if entry.device in passing}
+
     def changes(self) -> Iterator[Change]:
         """The changes that make an equal ledger out of an empty one: the shortest such list."""
         yield from self.devices.values()
@@ -249,8 +276,12 @@ class Ledger:
         self._top = max(self._top, index)
 
 
+@cache
 def affixes(mode: str, k: int) -> Callable[[int], Affix]:
-    """The function from index to affix of a mode; it raises ValueError for an index outside 1 to 65535."""
+    """The function from index to affix of a mode; it raises ValueError for an index outside 1 to 65535.
+
+    The affixes are those of fusemap.qid, remembered: a table of sixty thousand entries asks for each one several times.
+    """
 
     @cache
     def affix(index: int) -> Affix:

@@ -15,6 +15,7 @@ one is left the table is refused, so a repair that is interrupted has to be done
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -22,7 +23,7 @@ from crc32c import crc32c
 from fusemap.qid.affix import LAST_INDEX
 from fusemap.table import codec
 from fusemap.table.home import merge
-from fusemap.table.ledger import Change, Floor, Ledger
+from fusemap.table.ledger import Change, Device, Floor, Ledger
 from fusemap.table.shelf import Shelf
 from fusemap.table.store import Store
 
@@ -32,6 +33,7 @@ MARGIN: Final = 256
 _POLYNOMIAL: Final = 0x82F63B78  # CRC-32C, reflected
 _CRC_SIZE: Final = 4
 _COUNTERS: Final = 1 << 16
+_LARGEST: Final = 1 << 26  # bytes; a length that is beyond this is itself damaged
 
 
 class Salvage(NamedTuple):
@@ -186,8 +188,19 @@ class _Work:
             with contextlib.suppress(ValueError):
                 ledger.apply(change)
 
+        def fill(devices: list[Device], rows: Iterable[tuple[int, int, int, int]]) -> None:
+            for device in devices:
+                take(device)
+            for index, length, number, top in rows:
+                with contextlib.suppress(ValueError, IndexError):
+                    entry = ledger.entry(index, devices[number].key, top)
+                    if entry.length == length:
+                        take(entry)
+
+        # A body that was cut off still has whole rows before the end.
         with contextlib.suppress(ValueError, IndexError):
-            codec.decode_body(codec.Cursor(stream, codec.HEAD_SIZE), take, ledger)
+            longer = stream.ljust(min(head.length, _LARGEST), b"\0")
+            codec.decode_body(codec.Cursor(longer, codec.HEAD_SIZE), fill, take)
         self._say(f"{slot}.0", f"is damaged; {len(ledger.entries)} entries of it can be read")
         return ledger
 

@@ -34,11 +34,10 @@ def measure(
 ) -> Seconds:
     """Runs every job `rounds` times with each contender, mounted on `target`. Raises OSError when one fails."""
     seconds: Seconds = {job.key: {phase: {c.name: [] for c in contenders} for phase in PHASES} for job in jobs}
-    for job in jobs:  # once unmeasured, so that the first round finds the host's caches as the others do
-        tell(f"warming up: {job.title}")
-        job.run(tree, tree.root)
     for turn in range(rounds):
         for step, job in enumerate(jobs):
+            tell(f"round {turn + 1} of {rounds}: {job.title}, warming the host's caches")
+            job.run(tree, tree.root)  # whatever has emptied them meanwhile
             first = (turn + step) % len(contenders)
             for contender in (*contenders[first:], *contenders[:first]):
                 tell(f"round {turn + 1} of {rounds}: {job.title}, {contender.name}")

@@ -18,6 +18,7 @@ import pickle
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -48,6 +49,14 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def set_environment(scratch: str) -> None:
+    """What programs that the tests start inherit: the package under test, and a place for tables of numbers."""
+    os.chmod(scratch, 0o1777)  # ordinary users keep theirs there too
+    os.environ["STATE_DIRECTORY"] = scratch
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+
+
 def die_with_parent() -> None:
     """For a child, before it executes a program: SIGKILL when the parent dies."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -64,8 +73,7 @@ def attempt(
     *command: str | os.PathLike[str], timeout: float = SECONDS, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program whatever its exit status; its output is kept as text."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    options = {"env": {**os.environ, "PATH": path, "LC_ALL": "C"}, **options}
+    options = {"env": {**os.environ, "LC_ALL": "C"}, **options}
     return subprocess.run(
         [os.fspath(word) for word in command],
         timeout=timeout,
@@ -87,6 +95,11 @@ def children() -> set[int]:
                 if int(file.read().rsplit(b")", 1)[1].split()[1]) == os.getpid():
                     found.add(int(word))
     return found
+
+
+def reap(pid: int) -> bool:
+    """Whether child `pid` has ended; then it is no child any more."""
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
 def wait_exit(pid: int, timeout: float = SECONDS) -> int:

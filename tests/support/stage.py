@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import stat
 import subprocess
 import sys
@@ -49,14 +48,15 @@ class Mounted:
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=spawn.pop("preexec_fn", die_with_parent),
-                cwd="/", env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, **spawn,
+                cwd="/", **spawn,
             )  # fmt: skip
         watchdog.guard(self.process.pid)
         try:
             wait_mounted(path, self.process.pid, user)
-        except BaseException:
+        except BaseException as error:
             self.kill()
-            raise AssertionError(f"{' '.join(command)} did not come up:\n{self.log()}") from None
+            detach(path)
+            raise AssertionError(f"{' '.join(command)} did not come up ({error!r}):\n{self.log()}") from None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -140,8 +140,18 @@ class Stage:
         self.path = Path(os.path.realpath(tempfile.mkdtemp(prefix="fusemap-test-")))
         self.path.chmod(0o755)
         self._undo = contextlib.ExitStack()
-        self._undo.callback(shutil.rmtree, self.path, ignore_errors=True)
+        # What is still mounted below by a mistake must not lose its files
+        self._undo.callback(run, "rm", "-rf", "--one-file-system", self.path)
         self._images = 0
+        # Tables of numbers are named after inodes of the host, which are used again and again.
+        self._undo.callback(os.environ.__setitem__, "STATE_DIRECTORY", os.environ["STATE_DIRECTORY"])
+        os.environ["STATE_DIRECTORY"] = str(self.directory("state"))
+        self.state.chmod(0o1777)
+
+    @property
+    def state(self) -> Path:
+        """Where fusemap keeps tables of numbers that a tree cannot hold itself."""
+        return self.path / "state"
 
     def close(self) -> None:
         """Takes everything down. Raises what the mounts have to complain of."""
@@ -288,6 +298,3 @@ def drop_caches() -> None:
     os.sync()
     with open("/proc/sys/vm/drop_caches", "w") as file:
         file.write("3")
-
-
-__all__ = ["FUSEMAP", "MEBIBYTE", "SECONDS", "Mounted", "Stage", "detach", "drop_caches", "mount_points", "pidfd", "wait_mounted", "watchdog"]

@@ -504,7 +504,7 @@ table.close()
 @pytest.mark.parametrize("state", ["xattr", "sqlite"])
 def test_processes_that_add_as_fast_as_they_can_never_disagree(stage: Stage, state: str) -> None:
     tree = stage.tmpfs("tree")
-    name = state if state == "xattr" else f"sqlite:{stage.path}/t.sqlite"
+    name = state if state == "xattr" else f"sqlite:{stage.tmpfs('database')}/t.sqlite"
     place = str(stage.directory("state"))
     command = [sys.executable, "-c", WORKER, str(tree), name, place]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -581,8 +581,8 @@ def test_a_process_killed_at_any_system_call_has_shown_nothing_that_is_lost(stag
         ]  # fmt: skip
         try:
             result = subprocess.run(
-                command, env=environment, cwd="/", pass_fds=[writer], stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False,
-            )  # fmt: skip
+                command, env=environment, cwd="/", pass_fds=[writer], stderr=subprocess.PIPE, text=True,
+            timeout=SECONDS, check=False, )  # fmt: skip
         finally:
             os.close(writer)
             with open(reader, encoding="ascii") as lines:
