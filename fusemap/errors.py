@@ -36,7 +36,7 @@ class MappingExhausted(FusemapError, OSError):
 
 
 class DamagedTable(FusemapError, OSError):
-    """A stored table is not as it was written. `errno` is always EIO; the message names what is damaged and the ways out.
+    """A stored table is not as it was written. `errno` is always EIO; the message names the damage and the ways out.
 
     Nothing is erased and no number is made up in its place: files that have no number yet get none until an
     administrator has decided, the others keep theirs.

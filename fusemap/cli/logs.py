@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
@@ -33,5 +34,11 @@ def set_up(file: str | None, verbose: bool, foreground: bool) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
     for noisy in ("pyfuse3", "trio"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of pyfuse3's tells of an error: an answer that nobody waits for any more (ENOENT) is none."""
+    return not record.getMessage().endswith(f"fuse_reply_* failed with {os.strerror(errno.ENOENT)}")

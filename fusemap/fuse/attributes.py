@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,17 +58,13 @@ def fill(
     return entry
 
 
-class NameOnly:
+class NameOnly(deque[int]):
     """A number for an entry without a node: as EntryAttributes.st_ino it sets the node id to 0, then st_ino to itself.
 
     pyfuse3's setter stores the same object twice, node id first, and converts it each time. The kernel takes node id 0
-    in a directory listing for "no attributes given" (fuse_direntplus_link in fs/fuse/readdir.c).
+    in a directory listing for "no attributes given" (fuse_direntplus_link in fs/fuse/readdir.c). One object serves for
+    every entry: `append(0)` and `append(number)` before each use.
     """
 
-    def __init__(self, number: int) -> None:
-        self._answers = [number, 0]
-
-    def __int__(self) -> int:
-        return self._answers.pop()
-
-    __index__ = __int__
+    __int__ = deque.popleft
+    __index__ = deque.popleft

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fusemap.fuse.loop import Gate
 
 MAX_TRANSFER: Final = 1 << 20
+PAGE_REST: Final = os.sysconf("SC_PAGESIZE") - 1
 _MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _WOULD_WAIT: Final = (errno.EAGAIN, errno.EOPNOTSUPP)
 
@@ -62,9 +63,9 @@ class Transfer:
             try:
                 while done < size:
                     got = os.preadv(file.fd, [view[done:]], offset + done, inline)
-                    if not got:
-                        break
                     done += got
+                    if not got or (offset + done) & PAGE_REST:  # within a page there is nothing to wait for but the end
+                        break
                 return view[:done]
             except OSError as error:
                 if error.errno not in _WOULD_WAIT:

@@ -89,8 +89,10 @@ class Operations(pyfuse3.Operations):
         self._entry = EntryAttributes()
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, Directory] = {}
+        self._flush_matters = tree.filesystems.any_remote()
         self._stamps: dict[Node, int] = {}
         self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._selinux = os.path.exists("/sys/fs/selinux/enforce")
 
     def close(self) -> None:
         """Closes what clients left open and the tree."""
@@ -238,16 +240,17 @@ class Operations(pyfuse3.Operations):
     @answers
     async def flush(self, fh: int) -> None:
         file = self._files[fh]
-        if file.node.mount.remote:  # local file systems have nothing to do or report at close
+        if file.node.mount.remote:
             await self.gate.offload(file.limiter, _flush, file.fd)
+        elif not self._flush_matters:
+            # Local file systems have nothing to do or report at close; the kernel asks no more (fuse_flush()).
+            raise FUSEError(errno.ENOSYS)
 
     @answers
     async def release(self, fh: int) -> None:
         file = self._files.pop(fh)
         self.tree.closed(file.node, fh)
-        st = self.tree.calls.statx(fh, b"")
-        frees_much = not st.nlink and st.blocks > LONG_REMOVAL_BLOCKS
-        if file.node.mount.remote or file.written > MUCH_WRITTEN or frees_much:
+        if file.node.mount.remote or file.written > MUCH_WRITTEN:
             await self.gate.offload(file.limiter, os.close, fh)
         else:
             os.close(fh)
@@ -273,17 +276,20 @@ class Operations(pyfuse3.Operations):
         directory, entry, generation_of = self._directories[fh], self._entry, _generation
         timeout, shown, reply = self._cache.timeout, self._shown, pyfuse3.readdir_reply
         forget = self.tree.forget
+        name_only = NameOnly()
         at = start_id
         try:
             for record, node, number, st in directory.read(start_id):
                 if st is None:
-                    entry.st_ino = NameOnly(number)  # type: ignore[assignment]
+                    name_only.extend((0, number))
+                    entry.st_ino = name_only  # type: ignore[assignment]
                     entry.st_mode = record.kind << 12
                 else:
                     fill(entry, st, number, generation_of(node), timeout)
                     if shown is not None:
                         shown_number = self._shown_entry(directory.node, record.name, st, node, number)
-                        entry.st_ino = NameOnly(shown_number)  # type: ignore[assignment]
+                        name_only.extend((0, shown_number))
+                        entry.st_ino = name_only  # type: ignore[assignment]
                         if node is not None:
                             forget(node, 0)
                             node = None
@@ -318,6 +324,8 @@ class Operations(pyfuse3.Operations):
         node = self._node(inode)
         if name.startswith(VIRTUAL_PREFIX):
             return virtual(self.tree, node, name)
+        if name == b"security.selinux" and not self._selinux:
+            return _label(self.tree, node)
         return attributes.get(self.tree, node, name)
 
     @answers
@@ -439,6 +447,20 @@ def _flush(fd: int) -> None:
     except OSError:  # out of descriptors: the error, if any, is told by the next fsync
         return
     os.close(copy)
+
+
+def _label(tree: Tree, node: Node) -> bytes:
+    """A stored SELinux label, on a host without SELinux.
+
+    Where there is none, "not supported" is the answer and not "no such attribute": ls -l then asks once for the whole
+    mount instead of once for each file, and the round trip is half of what it costs.
+    """
+    try:
+        return attributes.get(tree, node, b"security.selinux")
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            raise FUSEError(errno.EOPNOTSUPP) from None
+        raise
 
 
 def _forget_attributes(number: int) -> None:

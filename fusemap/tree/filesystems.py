@@ -37,6 +37,11 @@ _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NON
 _BTRFS_SUBVOLUME_INODE: Final = 256
 
 
+def is_remote(kind: str) -> bool:
+    """Whether a file system of this kind answers from a network or another process, as late as that likes."""
+    return kind in _REMOTE or kind.startswith("fuse")
+
+
 Seen = Callable[[str, str], None]
 """Is told of every device that is met: its key and where it is mounted."""
 
@@ -70,8 +75,7 @@ class Mount:
         self.domain = ""
         self.file_domain = ""
         self.handles = False
-        kind = info.kind if info else ""
-        self.remote = kind in _REMOTE or kind.startswith("fuse")
+        self.remote = is_remote(info.kind if info else "")
 
     def key(self, device: Device, directory: bool) -> str:
         """What stands in the mapping for `device` as seen through this mount."""
@@ -103,6 +107,12 @@ class FileSystems:
     def devices(self) -> list[Device]:
         """The devices that were met so far."""
         return list(self._keys.values())
+
+    def any_remote(self) -> bool:
+        """Whether anything beneath the root is mounted now from a network or another process."""
+        kinds = {info.kind for info in mount_table() if contains(self._root_path, info.point)}
+        kinds.update(mount.kind for mount in self._mounts.values())
+        return any(is_remote(kind) for kind in kinds)
 
     def knows(self, mount_id: int) -> bool:
         """Whether the mount with this id was met."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -360,16 +361,18 @@ def test_a_signal_unmounts_and_ends_it(stage: Stage, daemons: Daemons, source: P
 def test_a_signal_ends_it_although_clients_are_inside(stage: Stage, source: Path, target: Path) -> None:
     mounted = stage.fusemap(source)
     os.chdir(target)
+    fd = os.open("f", os.O_RDONLY)
     try:
-        with open("f") as file:
-            os.kill(mounted.pid, signal.SIGTERM)
-            assert mounted.wait() == 0
-            assert os.fsencode(target) not in mount_points()
-            with pytest.raises(OSError) as failed:
-                file.read()
-            assert failed.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        os.kill(mounted.pid, signal.SIGTERM)
+        assert mounted.wait() == 0
+        assert os.fsencode(target) not in mount_points()
+        with pytest.raises(OSError) as failed:
+            os.read(fd, 10)
+        assert failed.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     finally:
         os.chdir("/")
+        with contextlib.suppress(OSError):  # its server is gone
+            os.close(fd)
 
 
 def test_a_signal_right_after_the_start(stage: Stage, source: Path, target: Path) -> None:

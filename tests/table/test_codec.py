@@ -58,7 +58,7 @@ def test_a_uuid_in_a_key_takes_16_bytes() -> None:
     ledger = Ledger("suffix", 0, IDENTITY)
     empty = len(codec.encode_snapshot(ledger, 1))
     ledger.apply(Device(key(1)))
-    assert len(codec.encode_snapshot(ledger, 1)) - empty <= 16 + len("uuid:") + 4
+    assert len(codec.encode_snapshot(ledger, 1)) - empty <= 16 + len("uuid:") + 1 + 6
 
 
 def test_every_flipped_bit_and_every_truncation_of_a_snapshot_is_damage() -> None:

@@ -178,7 +178,7 @@ def test_a_full_attribute_moves_the_table_to_a_database(
         assert table.where.startswith(place)
         table.close()
     os.rename(place, place + "-lost")
-    with pytest.raises(Refused, match="moved to .* which is not there"):
+    with pytest.raises(Refused, match=r"moved to .* which is not there"):
         open_table(tree, "auto", directory=place + "-other")
 
 
@@ -283,7 +283,7 @@ def test_a_read_only_root_gets_a_database_that_starts_from_its_attributes(stage:
         assert table.state == "sqlite"
         assert numbers(table, 5) == before
         table.close()
-    with pytest.raises(Refused, match="read-only.*--state auto"):
+    with pytest.raises(Refused, match=r"read-only.*--state auto"):
         open_table(seen, "xattr", directory=place + "-other")
 
 
