@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import contextlib
 import datetime
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
-from fusemap.errors import DamagedTable, Refused
+from fusemap.cli.repair import repair
+from fusemap.cli.tables import open_source, opened, write_text
+from fusemap.errors import Refused
 from fusemap.qid.affix import LAST_INDEX
-from fusemap.table import Ledger, Table, open_table
+from fusemap.table import Ledger, Table
 from fusemap.table import v1 as v1_format
-from fusemap.table.home import default_file, merge
+from fusemap.table.home import merge
 from fusemap.table.jsonform import from_json, to_json
 from fusemap.table.present import Present, base_key, device_key_of, present
-from fusemap.table.salvage import Salvage, put_back, read_pieces, salvage
-from fusemap.table.shelf import NoRoom
-from fusemap.table.sqlite import SqliteShelf, is_there
-from fusemap.table.store import Store
-from fusemap.table.xattr import XattrShelf
 
 _DAY: Final = 86400
 _OLD_DAYS: Final = 90
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 DESCRIPTION: Final = """\
 The table says which number every device's files get. It lies in attributes of SRC, or in a database where those cannot
@@ -77,7 +70,7 @@ def _act(acts: Any, name: str, run: Callable[[argparse.Namespace], int], help: s
 
 def show(options: argparse.Namespace) -> int:
     """Prints the table. Exit 1 where there is none."""
-    with _opened(options) as table:
+    with opened(options) as table:
         found = _present(options.source)
         points: dict[str, list[str]] = {}
         for device in found:
@@ -94,7 +87,7 @@ def show(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Writes the table elsewhere."""
-    with _opened(options) as table:
+    with opened(options) as table:
         if not table.exists:
             raise Refused(f"{options.source} has no table to export; it gets one when it is mounted")
         ledger = table.ledger()
@@ -102,7 +95,7 @@ def export(options: argparse.Namespace) -> int:
             return _export_v1(options.source, ledger)
         text = json.dumps(to_json(ledger), indent=2) + "\n"
         if options.output:
-            _write(options.output, text)
+            write_text(options.output, text)
         else:
             sys.stdout.write(text)
         return 0
@@ -110,7 +103,7 @@ def export(options: argparse.Namespace) -> int:
 
 def import_(options: argparse.Namespace) -> int:
     """Adds records from elsewhere, all of them or none."""
-    with _opened(options) as table:
+    with opened(options) as table:
         ledger = _imported_v1(options.source, table) if options.format == "v1" else _imported_json(options.file)
         if table.exists:
             now = table.ledger()
@@ -133,7 +126,7 @@ def import_(options: argparse.Namespace) -> int:
 
 def gc(options: argparse.Namespace) -> int:
     """Drops devices."""
-    with _opened(options) as table:
+    with opened(options) as table:
         here = {device.key for device in _present(options.source)}
         devices = {device.key: device for device in table.devices()}
         unknown = [key for key in options.device if key not in devices]
@@ -160,29 +153,6 @@ def gc(options: argparse.Namespace) -> int:
             verb = "would be" if options.dry_run else "were"
             print(f"{len(gone)} devices {verb} dropped, {entries} entries with them")
         return 0
-
-
-def repair(options: argparse.Namespace) -> int:
-    """Says what can be saved, and saves it if asked to. Exit 1 while the table is damaged."""
-    try:
-        with _opened(options) as table:
-            if options.json:
-                print(json.dumps({"damaged": [], "where": table.where}, indent=2))
-            else:
-                print(f"the table in {table.where} is whole; there is nothing to repair")
-            return 0
-    except (DamagedTable, Refused) as error:
-        print(f"fusemap: {error}", file=sys.stderr)
-    file, fd = _places(options)
-    try:
-        if file is not None and (is_there(file) or fd is None):
-            return _repair_database(options, file)
-        if fd is None:
-            raise Refused(f"{options.source} cannot be opened")
-        return _repair_attributes(options, fd)
-    finally:
-        if fd is not None:
-            os.close(fd)
 
 
 # Showing --------------------------------------------------------------------------------------------------------------
@@ -260,7 +230,7 @@ def _export_v1(source: str, ledger: Ledger) -> int:
         return found.pop() if len(found) == 1 else None
 
     table, report = v1_format.export_from(ledger, dev_of)
-    fd = _open(source)
+    fd = open_source(source)
     try:
         v1_format.write(fd, v1_format.build(table))
     except OSError as error:
@@ -272,7 +242,7 @@ def _export_v1(source: str, ledger: Ledger) -> int:
 
 
 def _imported_v1(source: str, table: Table) -> Ledger:
-    fd = _open(source)
+    fd = open_source(source)
     try:
         streams = v1_format.read(fd, source)
     finally:
@@ -303,123 +273,7 @@ def _imported_json(file: str | None) -> Ledger:
         raise Refused(f"{file} is not JSON ({error}): fusemap table export makes what can be imported") from error
 
 
-# Repair ---------------------------------------------------------------------------------------------------------------
-
-
-def _repair_attributes(options: argparse.Namespace, fd: int) -> int:
-    where = os.path.realpath(options.source)
-    shelf = XattrShelf(fd, where)
-    with shelf.lock():
-        pieces = read_pieces(shelf)
-        found = salvage(pieces)
-        if not _report(options, found, where):
-            return 1
-        _keep(options.write, where, pieces)
-        try:
-            put_back(shelf, found)
-        except NoRoom as error:
-            raise Refused(
-                f"{where} has no room for the repaired table ({error.strerror}): what was saved is in {options.write}; "
-                f"import the table with --state sqlite:FILE"
-            ) from error
-    print(f"the table in {where} is whole again")
-    return 0
-
-
-def _repair_database(options: argparse.Namespace, file: str) -> int:
-    pieces = SqliteShelf.read_damaged(file)
-    found = salvage(pieces)
-    if not _report(options, found, file) or found.ledger is None:
-        return 1
-    _keep(options.write, file, pieces)
-    # Nothing is erased: the old files stay beside the new one.
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    fresh = f"{file}.repaired"
-    for tail in ("", "-wal", "-shm", "-lock"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh + tail)
-    store = Store(SqliteShelf(fresh))
-    store.load()
-    store.create(found.ledger)
-    store.close()
-    for tail in ("-wal", "-shm", "", "-lock"):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(file + tail, f"{file}.damaged-{stamp}{tail}")
-    for tail in ("-lock", ""):
-        os.rename(fresh + tail, file + tail)
-    print(f"the table in {file} is whole again; the damaged files are {file}.damaged-{stamp}*")
-    return 0
-
-
-def _report(options: argparse.Namespace, found: Salvage, where: str) -> bool:
-    """Print what was found; whether to go on and write."""
-    ledger = found.ledger
-    entries = len(ledger.entries) if ledger is not None else 0
-    if options.json:
-        print(
-            json.dumps(
-                {"where": where, "damaged": found.damaged, "notes": found.notes, "complete": found.complete,
-                 "entries": entries, "devices": list(ledger.devices) if ledger is not None else []},
-                indent=2,
-            )
-        )  # fmt: skip
-    else:
-        for note in found.notes:
-            print(note)
-        every = ", which is all of them" if found.complete and ledger is not None else ""
-        print(f"{entries} entries can be saved{every}")
-        if ledger is not None and not found.complete:
-            print("devices whose entries are lost get new numbers; none of the lost ones is given again")
-    if ledger is None:
-        raise Refused(
-            f"nothing can be saved from {where}: restore it from a backup, or import an exported table with --state "
-            f"sqlite:FILE"
-        )
-    if not options.write and not options.json:
-        print("nothing was changed; --write FILE saves the damaged pieces to FILE and puts the repaired table in place")
-    return bool(options.write)
-
-
-def _keep(file: str, where: str, pieces: dict[str, bytes]) -> None:
-    """Save the pieces as they are, so that whoever knows better can still do better."""
-    data = {name: base64.b64encode(piece).decode() for name, piece in pieces.items()}
-    _write(file, json.dumps({"format": "fusemap-pieces", "where": where, "pieces": data}, indent=2) + "\n")
-
-
 # Inside ---------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[Table]:
-    """The table of the source, whatever its mode."""
-    logging.getLogger().setLevel(logging.ERROR)
-    if options.state == "none":
-        raise Refused("--state none keeps no table")
-    try:
-        table = open_table(options.source, options.state, None)
-        try:
-            yield table
-        finally:
-            table.close()
-    except DamagedTable:
-        raise
-    except OSError as error:
-        raise Refused(f"{options.source}: {error.strerror}") from error
-
-
-def _places(options: argparse.Namespace) -> tuple[str | None, int | None]:
-    """Where a table may be: the database's file, and a descriptor of the directory with the attributes."""
-    if options.state.startswith("sqlite:"):
-        return os.path.abspath(options.state.removeprefix("sqlite:")), None
-    fd = _open(options.source)
-    return default_file(fd, os.path.realpath(options.source)), fd
-
-
-def _open(source: str) -> int:
-    try:
-        return os.open(source, _DIRECTORY)
-    except OSError as error:
-        raise Refused(f"cannot open {source}: {error.strerror}") from error
 
 
 def _present(source: str) -> list[Present]:
@@ -427,13 +281,3 @@ def _present(source: str) -> list[Present]:
         return present(source)
     except OSError as error:
         raise Refused(f"{source}: {error.strerror}") from error
-
-
-def _write(file: str, text: str) -> None:
-    try:
-        with open(file, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise Refused(f"cannot write {file}: {error.strerror}") from error

@@ -7,7 +7,8 @@ dearest part of a small request. Most requests come in bursts in which the next 
 * the lock is taken without a pass when it is free, and when it is given up the next task is made ready but the current
   one may take it again first (nobody starves: there is one kind of work, and whoever gets the lock does it);
 * a task that finds no request looks again for a short while before it sleeps - unless calls are under way in worker
-  threads, whose results must not wait, or there is only one processor, which the client needs;
+  threads, whose results must not wait, or there is only one processor, which the client needs. How long follows from
+  how soon requests have come lately, as in the kernel's own polling for virtual machines (virt/kvm/halt_poll.rst);
 * every so often a pass is made anyway, so that signals and other tasks have their turn;
 * before each pass it says so, and the tree lets go of descriptors that it kept for the burst.
 
@@ -39,7 +40,8 @@ class Gate:
         self._locked = False
         self._waiting: list[trio.lowlevel.Task] = []
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
-        self._spin = SPIN_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._spins = len(os.sched_getaffinity(0)) > 1
+        self._spin = SPIN_SECONDS
         self._since_pass = 0
         self.offloaded = 0
 
@@ -87,11 +89,19 @@ class Gate:
         if not self.offloaded and self._since_pass < REQUESTS_A_PASS:
             if poll_now(0):
                 return
-            if self._spin:
-                end = time.perf_counter() + self._spin
+            if self._spins:
+                start = time.perf_counter()
+                end = start + self._spin
                 while time.perf_counter() < end:
                     if poll_now(0):
                         return
+                await self._sleep(fd)
+                soon = time.perf_counter() - start < SPIN_SECONDS
+                self._spin = SPIN_SECONDS if soon else self._spin / 2
+                return
+        await self._sleep(fd)
+
+    async def _sleep(self, fd: int) -> None:
         self._since_pass = 0
         self._at_rest()
         await trio.lowlevel.wait_readable(fd)

@@ -198,6 +198,24 @@ class Ledger:
             counts[str(record.device)] += 1
         return counts
 
+    def new_since(self, before: Ledger) -> list[Record]:
+        """The records that `before` does not have."""
+        new: list[Record] = [entry for entry in self.entries.values() if before.entries.get(entry.index) != entry]
+        return new + [full for full in self.full.values() if full.counter not in before.full]
+
+    def lost_since(self, before: Ledger) -> str:
+        """A record of `before` that is gone without having been dropped on purpose, in words; "" if there is none.
+
+        On purpose is what was retired, and what the rules for dead sessions gave to others.
+        """
+        for index, entry in before.entries.items():
+            if index not in self.entries and index not in self.retired:
+                return f"index {index} of {entry.device}"
+        for counter, full in before.full.items():
+            if counter not in self.full and full.device in self.devices:
+                return f"counter {counter} of {full.device}"
+        return ""
+
     def forget(self, keys: Iterable[str]) -> int:
         """Drop devices; their indices are retired and their counters never given again. Returns the retired count."""
         gone = set(keys).intersection(self.devices)

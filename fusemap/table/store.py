@@ -290,16 +290,10 @@ class Store:
             raise self._damaged("a.0", "is gone, and with it a table that is in use")
         if now.identity != before.identity:
             raise self._damaged(f"{self._slot}.0", "holds another table than the one in use")
-        for index, entry in before.entries.items():
-            other = now.entries.get(index)
-            # What another process retired on purpose, or gave again by the rules of dead sessions, is in order.
-            if other is None and index not in now.retired:
-                raise self._damaged(f"{self._slot}.0", f"has lost index {index} of {entry.device}")
-        for counter, full in before.full.items():
-            if counter not in now.full and full.device in now.devices:
-                raise self._damaged(f"{self._slot}.0", f"has lost counter {counter} of {full.device}")
-        records: list[Record] = [entry for entry in now.entries.values() if before.entries.get(entry.index) != entry]
-        return records + [full for full in now.full.values() if full.counter not in before.full]
+        lost = now.lost_since(before)
+        if lost:
+            raise self._damaged(f"{self._slot}.0", f"has lost {lost}")
+        return now.new_since(before)
 
     def _check_witness(self) -> None:
         witness = self.shelf.witness()
