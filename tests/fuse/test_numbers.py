@@ -12,7 +12,7 @@ import pytest
 from fusemap.host.calls import Calls
 
 from ..support.house import PARTS, House, Pair
-from ..support.process import attempt, run
+from ..support.process import Child, attempt, run
 from ..support.stage import Stage
 
 Found = dict[str, tuple[int, int]]
@@ -83,6 +83,44 @@ def test_a_listing_gives_the_number_that_stat_gives(house: House) -> None:
     assert d_ino == os.stat(root).st_ino
     assert {path: pair for path, pair in found.items() if pair[0] != pair[1]} == {}
     assert any(path.endswith("/xfs/..") for path in found)
+
+
+def by_name_only(top: Path) -> dict[str, int]:
+    """As `listed`, without a look at the files: only kinds and numbers as the listing gives them."""
+    calls, found = Calls(), {}
+    todo = [top]
+    while todo:
+        directory = todo.pop()
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            while block := calls.getdents(fd):
+                for entry in block:
+                    if entry.name not in (b".", b".."):
+                        path = directory / os.fsdecode(entry.name)
+                        found[str(path)] = entry.ino
+                        if entry.kind == stat.S_IFDIR >> 12:
+                            todo.append(path)
+        finally:
+            os.close(fd)
+    return found
+
+
+def test_a_process_that_only_lists_gets_the_same_numbers(house: House) -> None:
+    """Processes of both habits, in either order, also where a subvolume stands in a directory without being mounted."""
+    tops = []
+    for part in ("", *PARTS):
+        tops.append(house.pair("names", part))
+        fill(tops[-1].host)
+    subvolume = house.pair("nested", "subvol-a")
+    for name in ("one", "two"):
+        run("btrfs", "subvolume", "create", subvolume.host / name)
+        (subvolume.host / name / "f").write_text(name)
+    run("btrfs", "subvolume", "snapshot", subvolume.host / "one", subvolume.host / "snapshot")
+    for path in [top.seen for top in (*tops, subvolume)] + [house.mounted.path]:
+        first = Child(lambda path=path: by_name_only(path)).result()  # type: ignore[misc]
+        looked = Child(lambda path=path: listed(path)).result()  # type: ignore[misc]
+        second = Child(lambda path=path: by_name_only(path)).result()  # type: ignore[misc]
+        assert first == second == {name: looked[name][1] for name in first}
 
 
 def test_a_mount_point_is_listed_with_the_number_of_what_is_mounted(house: House) -> None:

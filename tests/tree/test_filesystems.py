@@ -1,0 +1,180 @@
+"""Devices and mounts beneath a root: which are one, which are two, and which come back."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from fusemap.tree import Tree
+
+from ..support.house import PARTS, build_parts
+from ..support.process import attempt, run
+from ..support.stage import Stage
+from ..support.trees import opened, walk
+
+
+def test_every_part_of_a_tree_is_a_device_of_its_own(stage: Stage) -> None:
+    source = stage.ext4("src")
+    build_parts(stage, source)
+    with opened(source) as tree:
+        nodes = [walk(tree, part) for part in ("", *PARTS)]
+        assert len({node.device.key for node in nodes}) == len(nodes)
+        assert len({node.mount.id for node in nodes}) == len(nodes)
+        assert {node.device.identity.lasting for node in nodes[:5]} == {True}
+        assert not walk(tree, "tmpfs").device.identity.lasting
+
+
+def test_a_subvolume_is_a_device_without_being_a_mount(stage: Stage) -> None:
+    source = stage.disk("btrfs", "src")
+    run("btrfs", "subvolume", "create", source / "sub")
+    (source / "sub" / "f").write_text("f")
+    run("btrfs", "subvolume", "snapshot", source / "sub", source / "snapshot")
+    with opened(source) as tree:
+        root, sub, snapshot = tree.root, walk(tree, "sub"), walk(tree, "snapshot")
+        assert root.inode == sub.inode == snapshot.inode == 256
+        assert len({node.number for node in (root, sub, snapshot)}) == 3
+        one, two = walk(tree, "sub/f"), walk(tree, "snapshot/f")
+        assert one.inode == two.inode
+        assert one.number != two.number
+        assert one.device is sub.device
+
+
+def test_a_copy_of_a_disk_is_another_device(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """dd and LVM snapshots make two file systems with one uuid; their files must not share numbers."""
+    image = stage.image("ext4")
+    at = stage.mount(image, "prepare", "-o", "loop")
+    (at / "f").write_text("original")
+    run("umount", at)
+    copy = stage.path / "copy.img"
+    run("cp", "--sparse=always", image, copy)
+    source = stage.directory("src")
+    stage.mount(image, "src/a", "-o", "loop")
+    stage.mount(copy, "src/b", "-o", "loop")
+    (source / "b" / "f").write_text("copy")
+    with caplog.at_level(logging.WARNING), opened(source) as tree:
+        one, two = walk(tree, "a/f"), walk(tree, "b/f")
+        assert one.inode == two.inode
+        assert one.number != two.number
+        assert one.device.key != two.device.key
+    assert "copy" in caplog.text
+
+
+def test_a_disk_that_comes_back_has_its_old_numbers(stage: Stage) -> None:
+    source = stage.ext4("src")
+    (source / "disk").mkdir()
+    image = stage.image("ext4")
+    at = stage.mount(image, source / "disk", "-o", "loop")
+    (at / "f").write_text("f")
+    with opened(source) as tree:
+        before = walk(tree, "disk/f").number
+        tree.rest()
+        run("umount", at)
+        filler = stage.ext4("filler")  # takes the st_dev that is free now
+        stage.mount(image, source / "disk", "-o", "loop")
+        assert walk(tree, "disk/f").number == before
+        assert os.path.ismount(filler)
+
+
+def test_another_disk_at_the_same_place_has_new_numbers(stage: Stage) -> None:
+    source = stage.ext4("src")
+    with opened(source) as tree:
+        seen = set()
+        for n in range(3):
+            at = stage.tmpfs("src/disk")
+            (at / "f").write_text(str(n))
+            node = walk(tree, "disk/f")
+            assert node.number not in seen
+            seen.add(node.number)
+            tree.rest()
+            run("umount", at)
+
+
+def test_an_unmounted_disks_nodes_are_stale_and_its_directory_is_uncovered(stage: Stage) -> None:
+    source = stage.ext4("src")
+    (source / "disk").mkdir()
+    (source / "disk" / "covered").write_text("x")
+    at = stage.ext4("src/disk")
+    (at / "f").write_text("f")
+    with opened(source) as tree:
+        node = walk(tree, "disk/f")
+        tree.rest()
+        run("umount", at)
+        with pytest.raises(OSError, match="Stale"):
+            tree.stat(node)
+        assert walk(tree, "disk/covered").device is tree.root.device
+
+
+def numbers(tree: Tree, *paths: str) -> list[int]:
+    return [walk(tree, path).number for path in paths]
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_overlapping_bind_mounts_share_files_and_not_directories(stage: Stage, first: str) -> None:
+    disk = stage.ext4("disk")
+    (disk / "top" / "sub").mkdir(parents=True)
+    (disk / "top" / "sub" / "f").write_text("f")
+    source = stage.directory("src")
+    stage.bind(disk / "top", "src/a")
+    stage.bind(disk / "top" / "sub", "src/b")
+    with opened(source) as tree:
+        walk(tree, first)
+        directories = numbers(tree, "a", "a/sub", "b")
+        assert len(set(directories)) == 3
+        assert walk(tree, "a/sub/f") is walk(tree, "b/f")
+
+
+def test_where_one_of_two_is_read_only_writing_through_the_other_works(stage: Stage) -> None:
+    disk = stage.ext4("disk")
+    (disk / "f").write_text("f")
+    source = stage.directory("src")
+    stage.bind(disk, "src/rw")
+    run("mount", "-o", "remount,bind,ro", stage.bind(disk, "src/ro"))
+    with opened(source) as tree:
+        for _ in range(2):
+            for path, error in (("ro/f", True), ("rw/f", False)):
+                node = walk(tree, path)
+                tree.rest()
+                try:
+                    os.close(tree.open(node, os.O_WRONLY))
+                except OSError:
+                    assert error, path
+                else:
+                    assert not error, path
+
+
+def test_mounts_come_and_go_without_a_trace(stage: Stage) -> None:
+    source = stage.ext4("src")
+    (source / "disk").mkdir()
+    with opened(source) as tree:
+        for _ in range(5):
+            at = stage.tmpfs("src/disk")
+            (at / "f").touch()
+            node = walk(tree, "disk/f")
+            tree.forget(node)
+            tree.rest()
+            assert attempt("umount", at).returncode == 0
+            with pytest.raises(OSError):
+                tree.stat(node)
+        assert len(tree.filesystems.mounts()) <= 2
+
+
+def test_a_file_in_the_tree_is_never_reached_through_a_symlink(stage: Stage) -> None:
+    source = stage.directory("src")
+    (source / "d").mkdir()
+    outside = stage.directory("outside")
+    (outside / "f").write_text("outside")
+    (source / "d" / "f").write_text("inside")
+    with opened(source) as tree:
+        node = walk(tree, "d")
+        os.rename(source / "d", source / "old")
+        os.symlink(outside, source / "d")
+        tree.rest()
+        link, st = tree.lookup(tree.root, b"d")
+        assert st.mode & 0o170000 == 0o120000
+        assert tree.lookup(node, b"f")[1].ino == os.stat(source / "old" / "f").st_ino
+        with pytest.raises(NotADirectoryError):
+            tree.lookup(link, b"f")
+        assert Path(os.fsdecode(tree.source)) == source

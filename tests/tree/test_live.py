@@ -1,0 +1,236 @@
+"""Nodes: how they are found, counted, forgotten, and proved to be what they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fusemap.qid import Mapper
+from fusemap.tree import Tree, changes
+from fusemap.tree.reach import BURST_DESCRIPTORS
+
+from ..support.process import ALICE, User, call_as
+from ..support.stage import Stage
+from ..support.trees import ME, descriptors, opened, walk
+
+
+@pytest.fixture(params=["handles", "places"])
+def found(request: pytest.FixtureRequest, stage: Stage) -> Iterator[tuple[Path, User | None]]:
+    """An ext4, and who is to export it: root, who finds files by handle, or a user, who finds them by their place."""
+    source = stage.ext4("src", 16, "-N", "200")
+    (source / "d" / "e").mkdir(parents=True)
+    (source / "f").write_text("f")
+    (source / "d" / "e" / "g").write_text("g")
+    for path in (source, *source.rglob("*")):
+        if path.name != "lost+found":
+            os.chown(path, ALICE.uid, ALICE.gid)
+    yield source, None if request.param == "handles" else ALICE
+
+
+def fails(number: int, act: Callable[[], object]) -> None:
+    """The call fails with this errno."""
+    with pytest.raises(OSError) as failed:
+        act()
+    assert failed.value.errno == number
+
+
+def test_a_look_up_counts_and_forgetting_takes_back(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source) as tree:
+            assert len(tree) == 1
+            first, st = tree.lookup(tree.root, b"f")
+            second, _ = tree.lookup(tree.root, b"f")
+            assert first is second is tree.node(first.number)
+            assert (first.lookups, len(tree)) == (2, 2)
+            assert (first.inode, st.ino) == (os.stat(source / "f").st_ino,) * 2
+            tree.forget(first)
+            assert tree.node(first.number) is first
+            tree.forget(first)
+            assert len(tree) == 1
+            fails(errno.ESTALE, lambda: tree.node(first.number))
+            tree.forget(tree.root, 1000)
+            assert tree.node(tree.root.number) is tree.root
+
+    call_as(user, work)
+
+
+def test_names_that_are_not_there(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source) as tree:
+            fails(errno.ENOENT, lambda: tree.lookup(tree.root, b"missing"))
+            fails(errno.ENOTDIR, lambda: tree.lookup(walk(tree, "f"), b"x"))
+            fails(errno.ENAMETOOLONG, lambda: tree.lookup(tree.root, b"x" * 256))
+            assert len(tree) == 2
+
+    call_as(user, work)
+
+
+def test_above_the_root_is_the_root(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source / "d") as tree:
+            assert tree.lookup(tree.root, b"..")[0] is tree.root
+            below = walk(tree, "e")
+            assert tree.lookup(below, b"..")[0] is tree.root
+
+    call_as(user, work)
+
+
+def test_a_directory_moved_out_of_the_tree_leads_nowhere(found: tuple[Path, User | None]) -> None:
+    """Its ".." would be the host's own tree."""
+    source, user = found
+
+    def work() -> None:
+        with opened(source / "d") as tree:
+            node = walk(tree, "e")
+            os.rename(source / "d" / "e", source / "outside")
+            fails(errno.ESTALE, lambda: tree.lookup(node, b".."))
+
+    call_as(user, work)
+
+
+def test_a_renamed_file_is_found_by_its_handle_or_not_at_all(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source) as tree:
+            node = walk(tree, "d/e/g")
+            os.rename(source / "d", source / "moved")
+            (source / "d" / "e").mkdir(parents=True)
+            (source / "d" / "e" / "g").write_text("another")
+            tree.rest()
+            if user is None:
+                assert tree.stat(node).size == 1
+                assert tree.stat(walk(tree, "moved/e/g")).ino == node.inode
+            else:
+                fails(errno.ESTALE, lambda: tree.stat(node))
+                again = walk(tree, "moved/e/g")
+                assert again is node
+                assert tree.stat(node).size == 1
+            assert walk(tree, "d/e/g") is not node
+
+    call_as(user, work)
+
+
+def test_renames_through_the_tree_are_followed(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source) as tree:
+            deep, top = walk(tree, "d/e/g"), walk(tree, "f")
+            root = tree.root
+            changes.rename(tree, root, b"d", root, b"d2", 0, ME)
+            tree.rest()
+            assert tree.stat(deep).size == 1
+            changes.rename(tree, root, b"d2", root, b"f", 2, ME)  # RENAME_EXCHANGE
+            tree.rest()
+            assert tree.stat(top).ino == os.stat(source / "d2").st_ino
+            assert tree.stat(deep).ino == os.stat(source / "f" / "e" / "g").st_ino
+
+    call_as(user, work)
+
+
+def test_a_reused_inode_number_is_another_generation(stage: Stage) -> None:
+    source = stage.ext4("src", 16, "-N", "64")
+    with opened(source) as tree:
+        (source / "old").write_text("old")
+        old, _ = tree.lookup(tree.root, b"old")
+        number, generation, inode = old.number, old.generation, old.inode
+        tree.rest()
+        os.unlink(source / "old")
+        for n in range(60):
+            (source / f"new{n}").write_text("new")
+            if os.stat(source / f"new{n}").st_ino == inode:
+                break
+        else:
+            pytest.fail("the inode number did not come up again")
+        fails(errno.ESTALE, lambda: tree.stat(old))
+        fails(errno.ESTALE, lambda: tree.open(old, os.O_RDONLY))
+        new, _ = tree.lookup(tree.root, f"new{n}".encode())
+        assert (new.number, new.inode) == (number, inode)
+        assert new.generation != generation
+        assert tree.reused == 1
+
+
+def test_descriptors_are_few_and_none_at_rest(stage: Stage) -> None:
+    source = stage.tmpfs("src")
+    for n in range(1000):
+        (source / str(n)).touch()
+    with opened(source) as tree:
+        before = descriptors()
+        nodes = [tree.lookup(tree.root, str(n).encode())[0] for n in range(1000)]
+        assert len(descriptors()) <= len(before) + BURST_DESCRIPTORS + 2
+        tree.rest()
+        assert descriptors() == before
+        assert [tree.stat(node).ino for node in nodes] == [node.inode for node in nodes]
+        assert len(tree) == 1001
+
+
+def test_a_removed_file_stays_for_whoever_knows_it(found: tuple[Path, User | None]) -> None:
+    source, user = found
+
+    def work() -> None:
+        with opened(source) as tree:
+            before = descriptors()
+            node = walk(tree, "f")
+            changes.unlink(tree, tree.root, b"f")
+            tree.rest()
+            assert tree.stat(node).nlink == 0
+            fd = tree.open(node, os.O_RDONLY)
+            assert os.read(fd, 10) == b"f"
+            os.close(fd)
+            tree.forget(node)
+            tree.rest()
+            assert descriptors() == before
+
+    call_as(user, work)
+
+
+def test_nothing_but_files_and_directories_is_opened(stage: Stage) -> None:
+    source = stage.tmpfs("src", "size=1m,dev")
+    os.mkfifo(source / "fifo")
+    os.mknod(source / "tty", stat.S_IFCHR | 0o600, os.makedev(5, 0))
+    os.symlink("/etc/passwd", source / "link")
+    with opened(source) as tree:
+        for name, number in ((b"fifo", errno.ENXIO), (b"tty", errno.ENXIO), (b"link", errno.ELOOP)):
+            node, _ = tree.lookup(tree.root, name)
+            fails(number, lambda node=node: tree.open(node, os.O_RDONLY))  # type: ignore[misc]
+        assert changes.readlink(tree, node) == b"/etc/passwd"
+        fails(errno.EOPNOTSUPP, lambda: changes.chmod(tree, node, 0o600))
+
+
+def test_a_million_levels_are_no_recursion(stage: Stage) -> None:
+    """Well, three thousand: more than the interpreter's stack has, on a file system without handles."""
+    source = stage.overlay("src")
+    fd = os.open(source, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    with opened(source) as tree:
+        node = tree.root
+        for _ in range(3000):
+            node, _ = tree.lookup(node, b"d")
+        tree.rest()
+        assert stat.S_ISDIR(tree.stat(node).mode)
+        assert tree.lookup(node, b"..")[0].inode != node.inode
+
+
+def test_closing_leaves_no_descriptor_even_when_it_cannot_start(stage: Stage) -> None:
+    before = descriptors()
+    for wrong in (stage.path / "missing", Path("/dev/null")):
+        with pytest.raises(OSError):
+            Tree(wrong, Mapper())
+    assert descriptors() == before
