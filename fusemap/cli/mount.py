@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import resource
 import signal
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fusemap.cli.daemon import detach
 from fusemap.cli.logs import set_up
@@ -16,9 +17,14 @@ from fusemap.errors import FusemapError, Refused
 from fusemap.fuse import mountpoint
 from fusemap.host.identity import named
 
+if TYPE_CHECKING:
+    from fusemap.fuse.operations import Operations
+    from fusemap.table import Table
+
 log = logging.getLogger(__name__)
 
 _MODES: Final = ("suffix", "prefix", "qemu", "raw")
+_COLLIDING: Final = ("qemu", "raw")
 _CACHES: Final = ("auto", "none", "always")
 # Words of fstab(5) that are for mount(8), systemd or users' rights to mount, not for us
 _OTHERS: Final = frozenset(
@@ -116,44 +122,59 @@ def _in_background(options: argparse.Namespace, how: mountpoint.MountOptions, ta
 
 
 def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: str, ready: Any) -> None:
-    from fusemap.fuse.attributes import CACHES
-    from fusemap.fuse.operations import Operations
     from fusemap.fuse.session import serve
-    from fusemap.qid import Mapper
+
+    # From the moment of mounting no signal may end the process without unmounting.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    # Mounted first: where that is refused, no table has been begun. Nobody is answered before there is a tree.
+    device = mountpoint.mount(target, how)
+    try:
+        with contextlib.closing(_open_table(options)) as table:
+            operations = _operations(options, table)
+            log.info("%s is mounted on %s, map %s", options.source, target, options.map)
+            serve(operations, device, target, ready)
+        log.info("%s is unmounted", target)
+    except KeyboardInterrupt:
+        mountpoint.unmount(target)
+    except BaseException:
+        mountpoint.unmount(target)
+        raise
+
+
+def _open_table(options: argparse.Namespace) -> Table:
     from fusemap.table import open_table
     from fusemap.table.present import device_key_of, present
-    from fusemap.tree import Tree
 
-    names = options.names
-    table = open_table(
+    # A colliding map is for show and leaves nothing behind that another map would have to contradict.
+    state = "none" if options.map in _COLLIDING and options.state == "auto" else options.state
+    return open_table(
         options.source,
-        options.state,
+        state,
         options.map,
         options.k,
-        device_of=lambda dev: device_key_of(present(options.source, names), dev),
+        device_of=lambda dev: device_key_of(present(options.source, options.names), dev),
     )
-    # A colliding map is for show; nodes get their numbers from one that is not.
-    colliding = options.map in ("raw", "qemu")
-    mapper = Mapper("suffix") if colliding else table.mapper()
-    shown = Mapper("raw") if options.map == "raw" else table.mapper() if colliding else None
+
+
+def _operations(options: argparse.Namespace, table: Table) -> Operations:
+    from fusemap.fuse.attributes import CACHES
+    from fusemap.fuse.operations import Operations
+    from fusemap.qid import Mapper
+    from fusemap.tree import Tree
+
+    # Where numbers collide, nodes have others, so that the kernel does not take two files for one.
+    mapper = Mapper("suffix") if options.map in _COLLIDING else table.mapper()
+    shown = None
+    if options.map in _COLLIDING:
+        shown = Mapper("raw") if options.map == "raw" else table.mapper()
     try:
-        tree = Tree(options.source, mapper, names, table.seen)
+        tree = Tree(options.source, mapper, options.names, table.seen)
     except FusemapError:
         raise
     except OSError as error:
         raise Refused(f"cannot open {options.source}: {error.strerror}") from error
-    operations = Operations(tree, CACHES[options.cache], shown)
-    # From the moment of mounting no signal may end the process without unmounting.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    device = mountpoint.mount(target, how)
-    try:
-        log.info("%s is mounted on %s, map %s", options.source, target, options.map)
-        serve(operations, device, target, ready)
-    except KeyboardInterrupt:
-        mountpoint.unmount(target)
-    finally:
-        table.close()
-    log.info("%s is unmounted", target)
+    return Operations(tree, CACHES[options.cache], shown)
 
 
 def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:

@@ -54,7 +54,7 @@ def unmount_if_ours(target: str, device: int) -> None:
 
 async def _run(operations: Operations, target: str, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, target, nursery.cancel_scope)
+        await nursery.start(_stop_on_signal, target, nursery.cancel_scope)
         with operations.watch:
             widen(target)
             ready()
@@ -62,8 +62,11 @@ async def _run(operations: Operations, target: str, ready: Callable[[], None]) -
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(target: str, everything: trio.CancelScope) -> None:
+async def _stop_on_signal(
+    target: str, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(*_STOPS) as signals:
+        task_status.started()
         asked = False
         async for number in signals:
             if asked:

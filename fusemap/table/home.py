@@ -23,6 +23,7 @@ from xxhash import xxh64_hexdigest
 
 from fusemap.errors import DamagedTable, Refused
 from fusemap.host.calls import Calls
+from fusemap.host.generation import generation
 from fusemap.host.identity import identify
 from fusemap.host.mountinfo import mount_table
 from fusemap.qid import Entry, Mapper, Record
@@ -293,6 +294,9 @@ def _file_name(root: int | None, path: str) -> str:
         kind = next((info.kind for info in mount_table() if info.id == mount), "")
         identity = identify(root, st, kind)
         if identity.lasting:
+            # With the generation, since a directory that is made anew may get the inode number of its predecessor.
+            with contextlib.suppress(OSError):
+                return f"{_PLAIN.sub('-', identity.key)}-{st.ino}-{generation(calls.handle(root, b'')):08x}.sqlite"
             return f"{_PLAIN.sub('-', identity.key)}-{st.ino}.sqlite"
     # Two paths may look alike without their slashes; the hash tells them apart.
     raw = os.fsencode(os.path.realpath(path))

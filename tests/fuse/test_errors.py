@@ -177,6 +177,35 @@ def test_immutable_and_append_only_files(stage: Stage) -> None:
     assert (disk / "append").read_text() == "xyy"
 
 
+def test_no_number_left(stage: Stage) -> None:
+    """ENFILE for what would need one, nothing half-made, one line in the log; what has a number goes on."""
+    source = stage.tmpfs("src")
+    mounted = stage.fusemap(source, hooks=("tests.support.hooks:scarce",))
+    mounted.expected.append("numbers of the full map are given")
+    made = []
+    for n in range(40):
+        if fails(lambda n=n: (mounted / f"f{n}").write_text("x")) == "nothing":  # type: ignore[misc]
+            made.append(f"f{n}")
+    assert made == [f"f{n}" for n in range(20)]
+    for act in (
+        lambda: os.mkdir(mounted / "d"),
+        lambda: os.symlink("x", mounted / "s"),
+        lambda: os.mkfifo(mounted / "p"),
+        lambda: os.mknod(mounted / "n"),
+    ):
+        assert fails(act) == "ENFILE"
+    assert sorted(os.listdir(source)) == sorted(made) == sorted(os.listdir(mounted.path))
+    (source / "host's").touch()
+    assert fails(lambda: os.stat(mounted / "host's")) == "ENFILE"
+    assert fails(lambda: os.listdir(mounted.path)) == "ENFILE"
+    os.unlink(source / "host's")
+    for name in made:
+        (mounted / name).write_text("still here")
+        assert (source / name).read_text() == "still here"
+    os.link(mounted / "f0", mounted / "linked")
+    assert mounted.log().count("ERROR") == 1
+
+
 BUG = ("tests.support.hooks:broken_everything", "tests.support.hooks:broken_getxattr")
 
 

@@ -41,3 +41,12 @@ def broken_everything(operations: Any) -> None:
     for name in ("mkdir", "mknod", "symlink", "create", "unlink", "rmdir", "rename", "link"):
         setattr(changes, name, guard(getattr(changes, name)))
     assert isinstance(operations, Operations)
+
+
+def scarce(operations: Any) -> None:
+    """Only twenty more files get a number."""
+    from fusemap.qid import Allocator, Mapper
+
+    mapper = Mapper(source=Allocator(65536, 2**31 - 20))
+    operations.tree.mapper = mapper
+    operations.tree._path = mapper.path

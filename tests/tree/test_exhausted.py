@@ -10,36 +10,30 @@ from pathlib import Path
 import pytest
 
 from fusemap.errors import MappingExhausted
-from fusemap.qid import Allocator, Entry, FullEntry, Mapper
+from fusemap.qid import Allocator, Mapper
 from fusemap.tree import Directory, Tree, changes
 
 from ..support.stage import Stage
 from ..support.trees import ME, opened, walk
 
+LAST_COUNTER = 2**31 - 1  # of the full map of mode suffix, k = 0
+NO_INDEX = 65536
 
-class Scarce(Allocator):
-    """Gives out a few entries and then none."""
 
-    def __init__(self, entries: int) -> None:
-        super().__init__()
-        self.left = entries
-
-    def allocate(self, *arguments: object) -> Entry | FullEntry:
-        if not self.left:
-            raise MappingExhausted
-        self.left -= 1
-        return super().allocate(*arguments)  # type: ignore[arg-type]
+def scarce(numbers: int) -> Mapper:
+    """A mapper that is at its end: every file takes a number from the full map, which has this many left."""
+    return Mapper(source=Allocator(NO_INDEX, LAST_COUNTER - numbers + 1))
 
 
 @pytest.fixture
 def full(stage: Stage) -> Iterator[tuple[Path, Tree]]:
-    """A tree whose root's device has numbers, and in which a second device, "other", gets none any more."""
+    """A tree in which the root, "d" and "f" have numbers, and nothing else gets one."""
     source = stage.ext4("src")
     (source / "d").mkdir()
     (source / "f").write_text("f")
-    other = stage.tmpfs("src/other")
-    (other / "f").write_text("never seen")
-    with opened(source, Mapper(source=Scarce(1))) as tree:
+    with opened(source, scarce(3)) as tree:
+        walk(tree, "d")
+        walk(tree, "f")
         yield source, tree
 
 
@@ -49,49 +43,37 @@ def exhausted(act: Callable[[], object]) -> None:
     assert failed.value.errno == errno.ENFILE
 
 
-def test_a_new_device_is_refused_and_the_known_one_goes_on(full: tuple[Path, Tree]) -> None:
+def test_what_has_no_number_is_refused_and_the_rest_goes_on(full: tuple[Path, Tree]) -> None:
     source, tree = full
-    exhausted(lambda: tree.lookup(tree.root, b"other"))
-    node, _ = tree.lookup(tree.root, b"f")
+    exhausted(lambda: tree.lookup(tree.root, b"lost+found"))
+    node, st = tree.lookup(tree.root, b"f")
+    assert st.size == 1
+    changes.rename(tree, tree.root, b"f", walk(tree, "d"), b"g", 0, ME)
     assert tree.stat(node).size == 1
-    changes.mkdir(tree, tree.root, b"new", 0o755, ME)
-    assert (source / "new").is_dir()
-
-
-def test_a_listing_stops_with_the_error_and_can_be_taken_up(full: tuple[Path, Tree]) -> None:
-    _, tree = full
-    directory = Directory(tree, tree.root)
-    try:
-        names = []
-        with pytest.raises(MappingExhausted):
-            for record, _, _, _ in directory.read(0):
-                names.append(record.name)
-        assert b"other" not in names
-    finally:
-        directory.close()
+    assert (source / "d" / "g").exists()
+    changes.unlink(tree, walk(tree, "d"), b"g")
+    assert os.listdir(source / "d") == []
 
 
 @pytest.mark.parametrize("kind", ["mkdir", "mknod", "symlink", "create"])
-def test_what_gets_no_number_is_not_made(stage: Stage, kind: str) -> None:
-    """A new file whose inode is the first with its top bits, on an overlay, finds no entry left."""
-    source = stage.overlay("src")
-    with opened(source, Mapper(source=Scarce(1))) as tree:
-        before = sorted(os.listdir(source))
-        make: dict[str, Callable[[], object]] = {
-            "mkdir": lambda: changes.mkdir(tree, tree.root, b"new", 0o755, ME),
-            "mknod": lambda: changes.mknod(tree, tree.root, b"new", 0o100644, 0, ME),
-            "symlink": lambda: changes.symlink(tree, tree.root, b"new", b"target", ME),
-            "create": lambda: changes.create(tree, tree.root, b"new", os.O_RDWR, 0o644, ME),
-        }
-        known = tree.mapper.used()
-        try:
-            make[kind]()
-        except MappingExhausted:
-            assert sorted(os.listdir(source)) == before
-        else:
-            assert tree.mapper.used() == known, "it needed a new entry and should not have got one"
-            with pytest.raises(MappingExhausted):
-                walk(tree, "from-0")  # a lower layer's file, whose top bits are others
+def test_what_gets_no_number_does_not_stay_behind(full: tuple[Path, Tree], kind: str) -> None:
+    source, tree = full
+    make: dict[str, Callable[[], object]] = {
+        "mkdir": lambda: changes.mkdir(tree, tree.root, b"new", 0o755, ME),
+        "mknod": lambda: changes.mknod(tree, tree.root, b"new", 0o100644, 0, ME),
+        "symlink": lambda: changes.symlink(tree, tree.root, b"new", b"target", ME),
+        "create": lambda: changes.create(tree, tree.root, b"new", os.O_RDWR, 0o644, ME),
+    }
+    exhausted(make[kind])
+    assert not os.path.lexists(source / "new")
+    assert len(tree) == 3
+
+
+def test_opening_what_is_there_without_a_number_leaves_it_alone(full: tuple[Path, Tree]) -> None:
+    source, tree = full
+    (source / "theirs").write_text("the host's")
+    exhausted(lambda: changes.create(tree, tree.root, b"theirs", os.O_RDWR, 0o644, ME))
+    assert (source / "theirs").read_text() == "the host's"
 
 
 def test_a_link_to_a_known_file_needs_no_number(full: tuple[Path, Tree]) -> None:
@@ -101,3 +83,22 @@ def test_a_link_to_a_known_file_needs_no_number(full: tuple[Path, Tree]) -> None
     assert linked is node
     assert st.nlink == 2
     assert (source / "d" / "g").read_text() == "f"
+
+
+def test_a_listing_ends_with_the_error(full: tuple[Path, Tree]) -> None:
+    _, tree = full
+    directory = Directory(tree, tree.root)
+    try:
+        exhausted(lambda: list(directory.read(0)))
+    finally:
+        directory.close()
+
+
+def test_numbers_of_the_full_map_are_unique(stage: Stage) -> None:
+    source = stage.tmpfs("src")
+    for n in range(500):
+        (source / str(n)).touch()
+    with opened(source, scarce(501)) as tree:
+        nodes = [tree.lookup(tree.root, str(n).encode())[0] for n in range(500)]
+        assert len({node.number for node in nodes}) == 500
+        exhausted(lambda: changes.mkdir(tree, tree.root, b"one more", 0o755, ME))
