@@ -239,13 +239,12 @@ class FileSystems:
             if device is not None:
                 return device
         key = identity.key
-        live = {info.device for info in table}
         copy = 1
         while (device := self._keys.get(key)) is not None:
             if (device.major, device.minor) == (st.dev_major, st.dev_minor):
                 return device
-            if device.superblock not in live:
-                break
+            if not any(known is device for known in self._devices.values()):
+                break  # it was unmounted since: this is the same one, come back
             # Two mounted file systems with one uuid: a dd or LVM copy. One number for files of both is wrong data.
             copy += 1
             key = f"{identity.key}#{copy}"
