@@ -90,6 +90,7 @@ class Operations(pyfuse3.Operations):
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, Directory] = {}
         self._flush_matters = tree.filesystems.any_remote()
+        self._flush_off = False
         self._stamps: dict[Node, int] = {}
         self._limiters: dict[str, trio.CapacityLimiter] = {}
         self._selinux = os.path.exists("/sys/fs/selinux/enforce")
@@ -216,6 +217,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._node(parent_inode)
+        flags |= self._at_once(parent)
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
         return self._opened(node, fd, flags, _caller(ctx), st, fresh=True), self._reply(node, st)
 
@@ -225,6 +227,7 @@ class Operations(pyfuse3.Operations):
         caller = _caller(ctx)
         if flags & os.O_TRUNC:
             await self._truncate(node, None, 0, caller)
+        flags |= self._at_once(node)
         fd = self.tree.open(node, flags & _OPEN_KEEPS)
         return self._opened(node, fd, flags, caller, self.tree.calls.statx(fd, b""))
 
@@ -244,6 +247,7 @@ class Operations(pyfuse3.Operations):
             await self.gate.offload(file.limiter, _flush, file.fd)
         elif not self._flush_matters:
             # Local file systems have nothing to do or report at close; the kernel asks no more (fuse_flush()).
+            self._flush_off = True
             raise FUSEError(errno.ENOSYS)
 
     @answers
@@ -379,6 +383,10 @@ class Operations(pyfuse3.Operations):
             self.tree.forget(above)
             return number
         return self._shown_number(st, node, number)
+
+    def _at_once(self, node: Node) -> int:
+        """A remote file system that was mounted after flush was switched off: its writes must not wait for close."""
+        return os.O_DSYNC if self._flush_off and node.mount.remote else 0
 
     def _limiter(self, node: Node) -> trio.CapacityLimiter:
         key = node.device.key
