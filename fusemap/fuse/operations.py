@@ -284,27 +284,28 @@ class Operations(pyfuse3.Operations):
         at = start_id
         try:
             for record, node, number, st in directory.read(start_id):
+                _, cookie, kind, name = record
                 if st is None:
                     name_only.extend((0, number))
                     entry.st_ino = name_only  # type: ignore[assignment]
-                    entry.st_mode = record.kind << 12
+                    entry.st_mode = kind << 12
                 else:
                     fill(entry, st, number, generation_of(node), timeout)
                     if shown is not None:
-                        shown_number = self._shown_entry(directory.node, record.name, st, node, number)
+                        shown_number = self._shown_entry(directory.node, name, st, node, number)
                         name_only.extend((0, shown_number))
                         entry.st_ino = name_only  # type: ignore[assignment]
                         if node is not None:
                             forget(node, 0)
                             node = None
-                if not reply(token, record.name, entry, record.cookie):
+                if not reply(token, name, entry, cookie):
                     if node is not None:
                         forget(node, 0)
                     directory.reject(record, at)
                     return
                 if node is not None:
                     node.lookups += 1
-                at = record.cookie
+                at = cookie
         except Exception:
             if at == start_id:
                 raise

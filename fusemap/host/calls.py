@@ -12,7 +12,7 @@ import errno
 import os
 import platform
 import struct
-from typing import Final, NamedTuple, NewType
+from typing import Any, Final, NamedTuple, NewType
 
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_NO_AUTOMOUNT: Final = 0x800
@@ -123,7 +123,7 @@ class Calls:
         self._handle_buffer = bytearray(8 + _MAX_HANDLE)
         self._handle_at = _pointer(self._handle_buffer)
         self._mount_id = ctypes.c_int()
-        self._mount_id_at = ctypes.c_void_p(ctypes.addressof(self._mount_id))
+        self._mount_id_at = ctypes.byref(self._mount_id)
         self._name_to_handle = libc.name_to_handle_at
         self._open_by_handle = libc.open_by_handle_at
         self._dirents = bytearray(DIRENT_BUFFER)
@@ -242,11 +242,9 @@ def syscall_number(name: str) -> int:
         raise OSError(errno.ENOSYS, f"fusemap does not know the system calls of {platform.machine()}") from None
 
 
-def _pointer(buffer: bytearray) -> ctypes.c_void_p:
-    array = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-    pointer = ctypes.c_void_p(ctypes.addressof(array))
-    pointer._owner = array  # type: ignore[attr-defined]  # the memory lives as long as the pointer
-    return pointer
+def _pointer(buffer: bytearray) -> Any:
+    """An argument that points to `buffer` and keeps it; made once, it is passed on without a conversion."""
+    return ctypes.byref((ctypes.c_char * len(buffer)).from_buffer(buffer))
 
 
 def _timespec(ns: int | None) -> tuple[int, int]:

@@ -51,6 +51,7 @@ class Directory:
             self._pending.clear()
             self._at = cookie
         tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
+        path, key = tree.mapper.path, node.mount.key(node.device, False)
         now = time.time_ns()
         while True:
             if not pending:
@@ -64,7 +65,7 @@ class Directory:
                 if self.names_left and kind not in _LOOKED_INTO:
                     self.names_left -= 1
                     self.names_given += 1
-                    found, number, st = None, tree.guess(node, inode), None
+                    found, number, st = None, path(key, inode), None
                 elif name in _DOTS:
                     found = None
                     number, st = (node.number, tree.stat(node)) if name == b"." else tree.number_above(node, fd)
@@ -78,7 +79,7 @@ class Directory:
             except MappingExhausted:
                 raise
             except OSError:  # not searchable, a damaged inode, a dead mount: a listing shows the name all the same
-                found, number, st = None, tree.guess(node, inode), None
+                found, number, st = None, path(key, inode), None
             pending.pop()
             self._at = cookie
             yield entry, found, number, st

@@ -208,10 +208,6 @@ class Tree(Reach):
         number = None if key is None else self.mapper.peek(key, st.ino)
         return None if number is None else self._nodes.get(number)
 
-    def guess(self, parent: Node, inode: int) -> int:
-        """The number of an entry of `parent` of which only the inode number can be seen. Raises OSError."""
-        return self._path(parent.mount.key(parent.device, False), inode)
-
     def number_above(self, node: Node, fd: int) -> tuple[int, Stat]:
         """Number and stat for the ".." of directory `node`, open as `fd`; the root's is the root. Raises OSError."""
         if node is self.root:

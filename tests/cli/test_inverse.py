@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ..support.command import fusemap, one_sentence
 from ..support.house import PARTS, House, Pair
 from ..support.process import ALICE
 from ..support.stage import Stage
-from .test_mount import fusemap, one_sentence
 
 
 @pytest.fixture
@@ -41,10 +41,12 @@ def host_of(house: House, path: Path) -> os.stat_result:
 
 
 @pytest.mark.parametrize("user", [None, ALICE], ids=["root", "alice"])
-def test_id_tells_number_device_and_inode_of_every_kind_of_file(house: House, files: dict[str, Path], user: object) -> None:
+def test_id_tells_number_device_and_inode_of_every_kind_of_file(
+    house: House, files: dict[str, Path], user: object
+) -> None:
     done = fusemap("id", "--json", *files.values(), user=user)  # type: ignore[arg-type]
     assert (done.returncode, done.stderr) == (0, "")
-    for path, row in zip(files.values(), json.loads(done.stdout)):
+    for path, row in zip(files.values(), json.loads(done.stdout), strict=True):
         assert row["number"] == os.lstat(path).st_ino
         assert row["inode"] == host_of(house, path).st_ino
         assert row["device"]
@@ -78,7 +80,9 @@ def test_where_finds_every_name_of_a_file(house: House, pair: Pair) -> None:
         os.link(pair.host / "one", pair.host / name)
     number = str(os.stat(pair.seen / "one").st_ino)
     lines = fusemap("where", house.mounted.path, number).stdout.splitlines()
-    assert sorted(line.split("\t")[2] for line in lines) == sorted(str(pair.seen / name) for name in ("one", "two", "three"))
+    assert sorted(line.split("\t")[2] for line in lines) == sorted(
+        str(pair.seen / name) for name in ("one", "two", "three")
+    )
     assert len(fusemap("where", "--first", house.mounted.path, number).stdout.splitlines()) == 1
 
 
@@ -117,7 +121,9 @@ def test_what_is_no_fusemap_mount_is_said_so(house: House, stage: Stage, verb: s
     assert one_sentence(done.stderr)
 
 
-@pytest.mark.parametrize("arguments", [["id"], ["where"], ["where", "/"], ["where", "/", "x"], ["where", "/", "1", "2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["id"], ["where"], ["where", "/"], ["where", "/", "x"], ["where", "/", "1", "2"]], ids=" ".join
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     done = fusemap(*arguments)
     assert done.returncode == 2
@@ -134,7 +140,10 @@ def test_where_in_the_raw_mode_answers_by_the_number_shown(stage: Stage) -> None
     assert number == os.stat(mounted / "b/f").st_ino
     done = fusemap("where", mounted.path, str(number))
     assert done.returncode == 0, done.stderr
-    assert sorted(line.split("\t")[2] for line in done.stdout.splitlines()) == [f"{mounted / 'a/f'}", f"{mounted / 'b/f'}"]
+    assert sorted(line.split("\t")[2] for line in done.stdout.splitlines()) == [
+        f"{mounted / 'a/f'}",
+        f"{mounted / 'b/f'}",
+    ]
     rows = json.loads(fusemap("id", "--json", mounted / "a/f", mounted / "b/f").stdout)
     assert [row["number"] for row in rows] == [number, number]
     assert rows[0]["device"] != rows[1]["device"]

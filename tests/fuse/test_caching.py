@@ -45,7 +45,7 @@ def modes() -> Iterator[Modes]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A name of its own for each test."""
-    return "f-" + request.node.name.replace("/", "-")[:100]
+    return "f-" + str(request.node.name).replace("/", "-")[:100]
 
 
 def eventually(what: Callable[[], Any], expected: Any, seconds: float = TIMEOUT + 0.5) -> None:
@@ -88,7 +88,7 @@ def test_none_shows_every_change_of_the_host_at_once(modes: Modes, name: str) ->
 @pytest.mark.parametrize("knows", ["stat", "read", "both", "open"])
 @pytest.mark.parametrize("mode", ["none", "auto"])
 def test_opening_shows_what_the_host_has_written(modes: Modes, name: str, mode: str, knows: str, how: str) -> None:
-    """Close-to-open: whatever a client knew before, an open(2) after the host's close(2) reads the host's data, all of it."""
+    """Close-to-open: whatever a client knew, an open(2) after the host's close(2) reads all of the host's data."""
     host, seen = modes.host / name, getattr(modes, mode) / name
     host.write_text("first text")
     held = None
@@ -98,7 +98,12 @@ def test_opening_shows_what_the_host_has_written(modes: Modes, name: str, mode: 
         assert seen.read_text() == "first text"
     if knows == "open":
         held = os.open(seen, os.O_RDONLY)
-    after = {"longer": "a much longer text than before", "shorter": "short", "same length": "other text", "replaced": "a new file"}[how]
+    after = {
+        "longer": "a much longer text than before",
+        "shorter": "short",
+        "same length": "other text",
+        "replaced": "a new file",
+    }[how]
     if how == "replaced":
         host.with_name("new").write_text(after)
         os.rename(host.with_name("new"), host)

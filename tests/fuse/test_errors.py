@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ..support import needs
+from ..support.house import errno_name
 from ..support.process import ALICE, BOB, User, attempt, call_as, run
 from ..support.stage import MEBIBYTE, Mounted, Stage
 
@@ -20,7 +21,7 @@ def fails(act: Callable[[], Any], user: User | None = None) -> str:
     try:
         call_as(user, act) if user is not None else act()
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return errno_name(error)
     return "nothing"
 
 
@@ -34,7 +35,7 @@ def write_until_full(path: Path) -> tuple[int, str]:
             if done > 1 << 30:
                 return done, "never"
     except OSError as error:
-        return done, errno.errorcode[error.errno]
+        return done, errno_name(error)
     finally:
         os.close(fd)
 
@@ -42,7 +43,9 @@ def write_until_full(path: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("cache", ["auto", "none"])
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 def test_a_full_file_system(stage: Stage, kind: str, cache: str) -> None:
-    source = stage.tmpfs("src", "size=8m,nr_inodes=100") if kind == "tmpfs" else stage.ext4("src", 8, "-N", "100", "-m", "0")
+    source = (
+        stage.tmpfs("src", "size=8m,nr_inodes=100") if kind == "tmpfs" else stage.ext4("src", 8, "-N", "100", "-m", "0")
+    )
     source.chmod(0o777)
     mounted = stage.fusemap(source, "--cache", cache)
     done, how = write_until_full(mounted / "big")
@@ -58,7 +61,11 @@ def test_a_full_file_system(stage: Stage, kind: str, cache: str) -> None:
             os.mknod(mounted / f"n{made}")
     assert failed.value.errno == errno.ENOSPC
     assert made > 50
-    for act in (lambda: os.mkdir(mounted / "d"), lambda: os.symlink("x" * 500, mounted / "s"), lambda: (mounted / "new").touch()):
+    for act in (
+        lambda: os.mkdir(mounted / "d"),
+        lambda: os.symlink("x" * 500, mounted / "s"),
+        lambda: (mounted / "new").touch(),
+    ):
         assert fails(act) == "ENOSPC"
     assert len(os.listdir(mounted.path)) == len(os.listdir(source))
 

@@ -71,7 +71,9 @@ def fill(top: Path) -> None:
         os.link(top / f"d{d}" / "f0", top / f"d{d}" / "hard")
 
 
-@pytest.mark.parametrize("watched", [(), ("--cache", "none"), ("--cache", "always")], ids=["auto", "none", "always"], indirect=True)
+@pytest.mark.parametrize(
+    "watched", [(), ("--cache", "none"), ("--cache", "always")], ids=["auto", "none", "always"], indirect=True
+)
 def test_nothing_is_left_of_what_the_kernel_has_forgotten(watched: Watched) -> None:
     source = watched.mounted.source
     for part in ("", *PARTS):

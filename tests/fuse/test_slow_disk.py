@@ -124,7 +124,7 @@ def everything_else(mounted: Mounted) -> None:
 
 @pytest.mark.parametrize("readers", [1, 20, 300])
 def test_reads_that_wait_stop_nobody_else(slow: tuple[Mounted, Slow], readers: int) -> None:
-    """One read, more than a disk's worker threads, more than a kernel's queue for reading ahead and all pyfuse3 tasks."""
+    """One read, more than a disk's worker threads, more than the kernel's queue for reading ahead and all tasks."""
     mounted, hand = slow
     waiting = Readers(mounted, readers)
     hand.until_waiting(1)

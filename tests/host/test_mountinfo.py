@@ -19,7 +19,7 @@ def test_points_of_any_name(stage: Stage, name: str) -> None:
     stage.tmpfs(name)
     (info,) = [info for info in mount_table() if info.point == os.fsencode(path)]
     assert (info.kind, info.root, info.read_only) == ("tmpfs", b"/", False)
-    assert info.device == "{}:{}".format(os.major(os.stat(path).st_dev), os.minor(os.stat(path).st_dev))
+    assert info.device == f"{os.major(os.stat(path).st_dev)}:{os.minor(os.stat(path).st_dev)}"
 
 
 def test_bind_mounts_say_which_part_they_show(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -70,19 +71,28 @@ class Failed(NamedTuple):
         return f"Failed({self.errno})"
 
 
-def outcome(function: Callable[[], T]) -> T | Failed:
-    """What the call returns, or the name of its errno."""
-    import errno
+def errno_name(error: OSError) -> str:
+    """The name of the error, such as "ENOENT"."""
+    return errno.errorcode.get(error.errno or 0, str(error))
 
+
+def tried(function: Callable[[], Any]) -> Any:
+    """What the call returns, or the name of the error with which it fails."""
     try:
         return function()
     except OSError as error:
-        return Failed(errno.errorcode.get(error.errno or 0, str(error)))
+        return errno_name(error)
 
 
-def same(
-    pair: Pair, function: Callable[[Path], T], user: User | None = None, timeout: float = SECONDS
-) -> T | Failed:
+def outcome(function: Callable[[], T]) -> T | Failed:
+    """What the call returns, or how it failed."""
+    try:
+        return function()
+    except OSError as error:
+        return Failed(errno_name(error))
+
+
+def same(pair: Pair, function: Callable[[Path], T], user: User | None = None, timeout: float = SECONDS) -> T | Failed:
     """Calls `function` on the plain directory and on the mount, as `user` in a child; both must come to the same.
 
     Returns what it came to.
@@ -106,7 +116,7 @@ def differences(shown: Any, plain: Any, where: str = "") -> Iterator[str]:
         for key in [*plain, *(key for key in shown if key not in plain)]:
             yield from differences(shown.get(key, "nothing"), plain.get(key, "nothing"), f"{where}[{key!r}]")
     elif isinstance(shown, (list, tuple)) and isinstance(plain, (list, tuple)) and len(shown) == len(plain):
-        for n, (one, two) in enumerate(zip(shown, plain)):
+        for n, (one, two) in enumerate(zip(shown, plain, strict=True)):
             yield from differences(one, two, f"{where}[{n}]")
     elif shown != plain:
         yield f"{where or 'the result'}: {shown!r}, on the host {plain!r}"

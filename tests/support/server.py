@@ -3,8 +3,8 @@
     python -m tests.support.server SOCKET HOOK... -- mount SRC MNT -f ...
 
 runs the command line as it is, except that each HOOK, "module:function", is called with the `Operations` just before
-they are served, and that a thread answers on the Unix socket SOCKET: each line of JSON is an expression over `operations` and
-`tree`, the answer its value.
+they are served, and that a thread answers on the Unix socket SOCKET: each line of JSON is an expression over
+`operations` and `tree`, the answer its value.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
         threading.Thread(target=_answer, args=(listener, operations), daemon=True).start()
         serve(operations, *rest)
 
-    session.serve = wrapped  # the command line looks it up when it mounts
+    session.serve = wrapped  # type: ignore[assignment]  # the command line looks it up when it mounts
     return main(arguments[split + 1 :])
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.support.slowdisk MNT SOCKET FILES
 
-shows FILES files, "0", "1", ..., of one block each. A read waits until a connection to the Unix socket SOCKET says "go";
-on connecting, and whenever one more read begins to wait, the connection is told how many wait, a line each time.
+shows FILES files, "0", "1", ..., of one block each. A read waits until a connection to the Unix socket SOCKET says
+"go"; on connecting, and whenever one more read begins to wait, the connection is told how many wait, in a line.
 """
 
 from __future__ import annotations

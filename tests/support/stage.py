@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import needs, server
-from .process import SECONDS, User, Watchdog, attempt, call_as, die_with_parent, run
+from .process import User, Watchdog, attempt, call_as, die_with_parent, run
 
 FUSEMAP: Final = (sys.executable, "-m", "fusemap")
 MEBIBYTE: Final = 1 << 20
@@ -46,10 +47,8 @@ class Mounted:
         if user is not None:
             spawn |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "umask": user.umask}
         with open(log, "ab") as file:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=spawn.pop("preexec_fn", die_with_parent),
-                cwd="/", **spawn,
-            )  # fmt: skip
+            spawn = {"preexec_fn": die_with_parent, "cwd": "/", **spawn}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, **spawn)
         watchdog.guard(self.process.pid)
         try:
             wait_mounted(path, self.process.pid, user)
@@ -142,6 +141,7 @@ class Stage:
         self._undo = contextlib.ExitStack()
         # What is still mounted below by a mistake must not lose its files
         self._undo.callback(run, "rm", "-rf", "--one-file-system", self.path)
+        self._undo.callback(self._detach_all)
         self._images = 0
         # Tables of numbers are named after inodes of the host, which are used again and again.
         self._undo.callback(os.environ.__setitem__, "STATE_DIRECTORY", os.environ["STATE_DIRECTORY"])
@@ -156,6 +156,12 @@ class Stage:
     def close(self) -> None:
         """Takes everything down. Raises what the mounts have to complain of."""
         self._undo.close()
+
+    def _detach_all(self) -> None:
+        """What a test has mounted by itself and not taken away."""
+        for point in reversed(mount_points()):
+            if point.startswith(os.fsencode(self.path) + b"/"):
+                run("umount", "-l", os.fsdecode(point))
 
     def after(self, function: Callable[..., Any], *arguments: Any) -> None:
         """`function` is to be called when the stage closes, before what is there now is taken down."""
@@ -225,7 +231,8 @@ class Stage:
             self._cover(node, "/dev/fuse")
         users = Path("/etc/passwd").read_text()
         if f":{user.uid}:" not in users:  # fusermount3 asks for the name
-            (self.path / "passwd").write_text(f"{users.rstrip()}\n{user.name}:x:{user.uid}:{user.gid}::/nonexistent:/bin/sh\n")
+            line = f"{user.name}:x:{user.uid}:{user.gid}::/nonexistent:/bin/sh"
+            (self.path / "passwd").write_text(f"{users.rstrip()}\n{line}\n")
             self._cover(self.path / "passwd", "/etc/passwd")
 
     def _cover(self, source: Path, target: str) -> None:
@@ -251,7 +258,7 @@ class Stage:
 def mount_points() -> list[bytes]:
     """Where something is mounted, in the order of mounting."""
     with open("/proc/self/mountinfo", "rb") as file:
-        return [line.split(b" ")[4].replace(b"\\040", b" ") for line in file]
+        return [re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4]) for line in file]
 
 
 def detach(path: Path) -> None:
@@ -262,7 +269,10 @@ def detach(path: Path) -> None:
 
 
 def wait_mounted(path: Path, pid: int, user: User | None = None, timeout: float = 20.0) -> None:
-    """Waits until something is mounted at `path` and answers `user`. Raises when process `pid` ends first, or TimeoutError."""
+    """Waits until something is mounted at `path` and answers `user`.
+
+    Raises ChildProcessError when process `pid` ends first, or TimeoutError.
+    """
     end = time.monotonic() + timeout
     with pidfd(pid) as process, open("/proc/self/mountinfo", "rb") as table:
         poll = select.poll()

@@ -96,7 +96,7 @@ def test_an_entry_removed_after_its_record_was_read_is_left_out(source: Path) ->
     with opened(source) as tree:
         directory = Directory(tree, tree.root)
         try:
-            names = []
+            names: list[bytes] = []
             for record, _, _, _ in directory.read(0):
                 if not names:
                     for n in range(0, 500, 2):
