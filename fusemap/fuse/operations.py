@@ -120,16 +120,11 @@ class Operations(pyfuse3.Operations):
         return self._reply(node, st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        tree = self.tree
         for number, count in inode_list:
             try:
-                node = self._node(number)
-            except OSError:
-                continue
-            long = tree.forget(node, count)
-            if node.lookups <= 0:
-                self._stamps.pop(node, None)
-            await self._close_long(node, long)
+                await self._forget(number, count)
+            except Exception as error:  # nobody waits for an answer to this, and nobody may end the mount by it
+                errno_of(error, "forget")
 
     @answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -348,6 +343,14 @@ class Operations(pyfuse3.Operations):
         return attributes.names(self.tree, self._node(inode), _caller(ctx))
 
     # Inside -----------------------------------------------------------------------------------------------------------
+
+    async def _forget(self, number: int, count: int) -> None:
+        with contextlib.suppress(OSError):  # unknown: told of by a reply that the kernel did not take
+            node = self._node(number)
+            long = self.tree.forget(node, count)
+            if node.lookups <= 0:
+                self._stamps.pop(node, None)
+            await self._close_long(node, long)
 
     def _node(self, number: int) -> Node:
         return self.tree.root if number == pyfuse3.ROOT_INODE else self.tree.node(number)

@@ -20,7 +20,7 @@ from fusemap.fuse.attributes import CACHES, fill
 from fusemap.fuse.operations import Operations
 from fusemap.host.calls import Calls
 from fusemap.qid import Mapper
-from fusemap.tree import Tree
+from fusemap.tree import Node, Tree
 
 from ..support import needs
 from ..support.stage import Stage
@@ -163,6 +163,24 @@ async def test_look_ups_are_counted_and_forgotten(operations: Operations) -> Non
         assert tree.node(entry.st_ino).lookups == 1
         await operations.forget([(entry.st_ino, 1)])
     assert len(tree) == 1
+
+
+async def test_forgetting_never_fails(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nobody to tell: an error of the host, or a bug, must neither end the mount nor keep others remembered."""
+    numbers = [(await operations.lookup(ROOT, name, CONTEXT)).st_ino for name in (b"f", b"d")]
+    forget = operations.tree.forget
+
+    def broken(node: Node, count: int = 1) -> int | None:
+        if node.number == numbers[0]:
+            raise OSError(errno.EIO, "a disk that died")
+        return forget(node, count)
+
+    monkeypatch.setattr(operations.tree, "forget", broken)
+    await operations.forget([(number, 1) for number in numbers])
+    with pytest.raises(OSError):
+        operations.tree.node(numbers[1])
 
 
 async def test_the_root_answers_under_its_node_id_and_its_number(operations: Operations) -> None:
