@@ -168,7 +168,7 @@ async def test_look_ups_are_counted_and_forgotten(operations: Operations) -> Non
 async def test_forgetting_never_fails(
     operations: Operations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is nobody to tell: an error of the host, or a bug, must neither end the mount nor keep others remembered."""
+    """There is nobody to tell: an error of the host, or a bug, must neither end the mount nor keep others in memory."""
     numbers = [(await operations.lookup(ROOT, name, CONTEXT)).st_ino for name in (b"f", b"d")]
     forget = operations.tree.forget
 
