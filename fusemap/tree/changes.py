@@ -62,6 +62,7 @@ def create(tree: Tree, parent: Node, name: bytes, flags: int, mode: int, caller:
             raise
         node, _ = tree.lookup(parent, name)
         try:
+            tree.fd(node)  # found by the server's right to open handles, opened by the caller's rights
             with tree.identity.of(caller):
                 fd = tree.open(node, keep & ~os.O_NOFOLLOW)
             return fd, node, tree.calls.statx(fd, b"")
