@@ -165,6 +165,46 @@ async def test_look_ups_are_counted_and_forgotten(operations: Operations) -> Non
     assert len(tree) == 1
 
 
+async def test_entries_that_fit_are_counted_and_others_are_not(
+    operations: Operations, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyfuse3 says of each entry whether it fitted into the reply; what did not was not told, and comes again."""
+    for n in range(20):
+        (source / f"{n:02d}").touch()
+    taken: list[tuple[bytes, int]] = []
+    room = 0
+
+    def reply(token: object, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
+        nonlocal room
+        room -= 1
+        if room >= 0:
+            taken.append((name, cookie))
+        return room >= 0
+
+    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
+    tree = operations.tree
+    for _ in range(2):
+        await operations.lookup(ROOT, b"07", CONTEXT)  # so that the process is taken for one that looks at files
+        before = len(tree)
+        fh = await operations.opendir(ROOT, CONTEXT)
+        taken.clear()
+        counts: dict[bytes, int] = {}
+        while True:
+            room, had = 3, len(taken)
+            await operations.readdir(fh, taken[-1][1] if taken else 0, cast("Any", None))
+            for name, _ in taken[had:]:
+                node = None if name in (b".", b"..") else await operations.lookup(ROOT, name, CONTEXT)
+                if node is not None:
+                    counts[name] = tree.node(node.st_ino).lookups
+                    await operations.forget([(node.st_ino, 1)])
+            if len(taken) == had:
+                break
+            assert len(tree) <= before + len(taken), "an entry that was not taken is remembered"
+        await operations.releasedir(fh)
+        assert sorted(name for name, _ in taken) == sorted([b".", b"..", *map(os.fsencode, os.listdir(source))])
+        assert sum(count > 1 for count in counts.values()) >= len(counts) - 4, "entries with attributes count"
+
+
 async def test_forgetting_never_fails(
     operations: Operations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.process import Child, die_with_parent
+from ..support.process import Child, die_with_parent, run
 from ..support.stage import Mounted, Stage, wait_mounted, watchdog
 
 FILES = 400
@@ -24,10 +24,11 @@ FILES = 400
 class Slow:
     """The slow disk below a mounted tree, and the hand that holds its reads back."""
 
-    def __init__(self, stage: Stage, at: Path) -> None:
+    def __init__(self, stage: Stage, at: Path, image: Path | None = None) -> None:
         at.mkdir()
         path = stage.path / "slow.socket"
         command = [sys.executable, "-m", "tests.support.slowdisk", str(at), str(path), str(FILES)]
+        command += [str(image)] if image else []
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(command, preexec_fn=die_with_parent, env=environment)
         watchdog.guard(self.process.pid)
@@ -59,8 +60,12 @@ class Slow:
             last = int(self._file.readline())
         return last
 
+    def hold(self) -> None:
+        """Holds back every read and write of the image from now on."""
+        self._socket.sendall(b"hold")
+
     def go(self) -> None:
-        """Lets all reads go."""
+        """Lets all reads and writes go."""
         self._socket.sendall(b"go")
 
 
@@ -135,6 +140,50 @@ def test_reads_that_wait_stop_nobody_else(slow: tuple[Mounted, Slow], readers: i
     assert time.monotonic() - start < 20
     hand.go()
     waiting.results()
+
+
+@pytest.fixture
+def slow_ext4(stage: Stage) -> Iterator[tuple[Mounted, Slow]]:
+    """An ext4 on a slow disk, below a tree with a fast one."""
+    source = stage.ext4("src")
+    fast = stage.ext4("src/fast")
+    for n in range(50):
+        (fast / str(n)).write_bytes(b"%d" % n * 3000)
+    hand = Slow(stage, stage.path / "drive", stage.image("ext4", 16))
+    disk = stage.mount(stage.path / "drive" / "image", "src/slow", "-o", "loop")
+    for n in range(20):
+        (disk / str(n)).write_bytes(str(n).encode().ljust(4096, b"."))
+    mounted = stage.fusemap(source)
+    yield mounted, hand
+    hand.go()
+
+
+def test_a_disks_own_slowness_stops_nobody_else(slow_ext4: tuple[Mounted, Slow]) -> None:
+    """A file system that is not remote but waits for its disk: reads past the page cache, and fsync."""
+    mounted, hand = slow_ext4
+    run("sync", "-f", mounted.source / "slow")
+    for n in range(20):
+        for top in (mounted.path, mounted.source):  # the mount's kernel knows the file, nobody its data
+            with open(top / f"slow/{n}", "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    hand.hold()
+    waiting = Readers(mounted, 19)
+    hand.until_waiting(1)
+    hand.waiting()
+    Child(lambda: everything_else(mounted)).result(timeout=30)
+
+    def save() -> None:
+        with open(mounted / "slow/19", "r+b") as file:
+            file.write(b"new")
+            file.flush()
+            os.fsync(file.fileno())
+
+    saving = Child(save)
+    hand.waiting()
+    Child(lambda: everything_else(mounted)).result(timeout=30)
+    hand.go()
+    waiting.results()
+    saving.result()
 
 
 def test_a_mount_ends_although_reads_wait(slow: tuple[Mounted, Slow]) -> None:
