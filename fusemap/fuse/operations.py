@@ -34,11 +34,10 @@ from fusemap.host.calls import Stat
 from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
 from fusemap.tree import Directory, Node, Tree, attributes, changes
-from fusemap.tree.live import LONG_REMOVAL_BLOCKS
+from fusemap.tree.live import LONG_REMOVAL_BLOCKS, SETTLED_NS
 
 THREADS_A_DEVICE: Final = 16
 MUCH_WRITTEN: Final = 1 << 20
-SETTLED_NS: Final = 100_000_000
 _OPEN_KEEPS: Final = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 P = ParamSpec("P")

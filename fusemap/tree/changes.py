@@ -114,7 +114,7 @@ def rename(
     replaced = None
     if not flags & (RENAME_EXCHANGE | RENAME_NOREPLACE):
         with contextlib.suppress(OSError):
-            replaced = tree.removing(new_parent, new_fd, new)
+            replaced = tree.removing(new_fd, new)
     try:
         if flags & RENAME_WHITEOUT:  # leaves a device node behind, which is the caller's
             with tree.identity.of(caller):
@@ -136,7 +136,7 @@ def rename(
 
 def _remove(tree: Tree, parent: Node, name: bytes, remove: Callable[..., None]) -> int | None:
     directory = tree.fd(parent)
-    st, fd = tree.removing(parent, directory, name)
+    st, fd = tree.removing(directory, name)
     try:
         remove(name, dir_fd=directory)
     except BaseException:

@@ -108,8 +108,8 @@ class Tree(Reach):
         kept = self.let_go(node)
         return None if kept < 0 else self._close_unless_long(kept)
 
-    def removing(self, parent: Node, directory: int, name: bytes) -> tuple[Stat, int]:
-        """Before `name` is removed from `parent`, open as `directory`: its stat and a descriptor. Raises OSError."""
+    def removing(self, directory: int, name: bytes) -> tuple[Stat, int]:
+        """Before `name` is removed from a directory, open as `directory`: its stat and a descriptor. Raises OSError."""
         fd = os.open(name, PATH_ONLY, dir_fd=directory)
         try:
             return self.calls.statx(fd, b""), fd
