@@ -131,10 +131,8 @@ class Calls:
         self._getdents = libc.getdents64
         self._renameat2 = libc.renameat2
         self._utimensat = libc.utimensat
-        self.unique_mount_ids = True
         self._mask = _STATX_BASIC | _STATX_BTIME | _STATX_MNT_ID_UNIQUE
         if not self.statx(_AT_FDCWD, b"/").mask & _STATX_MNT_ID_UNIQUE:  # Linux < 6.8
-            self.unique_mount_ids = False
             self._mask = _STATX_BASIC | _STATX_BTIME | _STATX_MNT_ID
             if not self.statx(_AT_FDCWD, b"/").mask & _STATX_MNT_ID:
                 raise OSError(errno.ENOSYS, "this kernel's statx(2) gives no mount id; Linux 5.8 or newer is needed")

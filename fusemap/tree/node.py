@@ -7,7 +7,6 @@ is one object for each of a million files, so it is slotted and keeps no path.
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING
 
 from fusemap.host.calls import Handle
@@ -45,11 +44,6 @@ class Node:
         self.place: tuple[Node, bytes] | None = None
         self.lookups = 0
         self.unchanged = 0
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a directory."""
-        return self.kind == stat.S_IFDIR
 
     def __repr__(self) -> str:
         return f"<Node {self.number} = {self.device} inode {self.inode} generation {self.generation}>"

@@ -145,10 +145,6 @@ class Reach:
                 os.close(fd)
             fds.clear()
 
-    def descriptors(self) -> int:
-        """How many descriptors the tree's own cache holds at this moment."""
-        return len(self._descriptors) + len(self._mount_descriptors) + 1
-
     def _reach(self, node: Node) -> tuple[int, Stat]:
         """A new O_PATH descriptor of `node`, proved to be the same file, and its stat."""
         if node.handle is not None and node.mount.handles:
