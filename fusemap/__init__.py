@@ -8,6 +8,7 @@ General layout - each room may use only rooms above it:
     table    the lasting table of numbers and where it is stored
     tree     the live exported tree: node <-> host file <-> number; used by every front end
     fuse     the FUSE front end: a mounted tree
+    p9       the 9P front end: a server
     cli      one small module a verb
 
 The life of a stat: kernel -> fuse (which request) -> tree (node -> descriptor, statx) -> qid (device, inode -> number)

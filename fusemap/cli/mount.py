@@ -6,16 +6,14 @@ import argparse
 import contextlib
 import logging
 import os
-import resource
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from fusemap.cli import exported
 from fusemap.cli.daemon import detach
 from fusemap.cli.logs import set_up
-from fusemap.errors import FusemapError, Refused
+from fusemap.errors import Refused
 from fusemap.fuse import mountpoint
-from fusemap.host.identity import named
 
 if TYPE_CHECKING:
     from fusemap.fuse.operations import Operations
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MODES: Final = ("suffix", "prefix", "qemu", "raw")
-_COLLIDING: Final = ("qemu", "raw")
 _CACHES: Final = ("auto", "none", "always")
 # Words of fstab(5) that are for mount(8), systemd or users' rights to mount, not for us
 _OTHERS: Final = frozenset(
@@ -55,35 +51,7 @@ def add(verbs: Any) -> None:
     verb.add_argument("source", metavar="SRC", help="the directory to show")
     verb.add_argument("target", metavar="MNT", help="an existing directory outside SRC")
     verb.add_argument("-f", "--foreground", action="store_true", help="stay here and log to standard error")
-    verb.add_argument(
-        "--map",
-        choices=_MODES,
-        default="suffix",
-        help="how device and inode become one number: suffix (default) and prefix never collide; qemu is QEMU's "
-        "multidevs=remap, which can; raw shows the host's numbers, which do",
-    )
-    verb.add_argument(
-        "-k",
-        type=int,
-        choices=range(9),
-        default=0,
-        metavar="K",
-        help="order of the Exponential-Golomb codes of suffix and qemu, 0 to 8 (default 0)",
-    )
-    verb.add_argument(
-        "--state",
-        default="auto",
-        metavar="STATE",
-        help="where the table of numbers is kept: auto (default) in attributes of SRC, or in a database where those "
-        "cannot hold it; xattr; sqlite:FILE; none for this session only",
-    )
-    verb.add_argument(
-        "--name",
-        action="append",
-        default=[],
-        metavar="PATH=NAME",
-        help="the device at PATH has no identity of its own (tmpfs, overlay): know it by NAME, today and tomorrow",
-    )
+    exported.add_options(verb)
     verb.add_argument(
         "--cache",
         choices=_CACHES,
@@ -102,13 +70,9 @@ def run(options: argparse.Namespace) -> int:
     """Mounts and, unless in the foreground, returns once the mount is usable."""
     how = _read_words(options)
     mountpoint.check(options.source, options.target)
-    # The background process works in "/".
-    options.source, target = os.path.abspath(options.source), os.path.realpath(options.target)
-    options.log = options.log and os.path.abspath(options.log)
-    options.names = _read_names(options.name)
-    if options.state.startswith("sqlite:"):
-        options.state = "sqlite:" + os.path.abspath(options.state.removeprefix("sqlite:"))
-    _raise_descriptor_limit()
+    target = os.path.realpath(options.target)
+    exported.settle(options)
+    exported.raise_descriptor_limit()
     if options.foreground:
         set_up(options.log, options.verbose, foreground=True)
         _serve(options, how, target, lambda: None)
@@ -130,7 +94,7 @@ def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: st
     # Mounted first: where that is refused, no table has been begun. Nobody is answered before there is a tree.
     device = mountpoint.mount(target, how)
     try:
-        with contextlib.closing(_open_table(options)) as table:
+        with contextlib.closing(exported.open_table(options)) as table:
             operations = _operations(options, table)
             log.info("%s is mounted on %s, map %s", options.source, target, options.map)
             serve(operations, device, target, ready)
@@ -142,38 +106,11 @@ def _serve(options: argparse.Namespace, how: mountpoint.MountOptions, target: st
         raise
 
 
-def _open_table(options: argparse.Namespace) -> Table:
-    from fusemap.table import open_table
-    from fusemap.table.present import device_key_of, present
-
-    # A colliding map is for show and leaves nothing behind that another map would have to contradict.
-    state = "none" if options.map in _COLLIDING and options.state == "auto" else options.state
-    return open_table(
-        options.source,
-        state,
-        options.map,
-        options.k,
-        device_of=lambda dev: device_key_of(present(options.source, options.names), dev),
-    )
-
-
 def _operations(options: argparse.Namespace, table: Table) -> Operations:
     from fusemap.fuse.attributes import CACHES
     from fusemap.fuse.operations import Operations
-    from fusemap.qid import Mapper
-    from fusemap.tree import Tree
 
-    # Where numbers collide, nodes have others, so that the kernel does not take two files for one.
-    mapper = Mapper("suffix") if options.map in _COLLIDING else table.mapper()
-    shown = None
-    if options.map in _COLLIDING:
-        shown = Mapper("raw") if options.map == "raw" else table.mapper()
-    try:
-        tree = Tree(options.source, mapper, options.names, table.seen)
-    except FusemapError:
-        raise
-    except OSError as error:
-        raise Refused(f"cannot open {options.source}: {error.strerror}") from error
+    tree, shown = exported.open_tree(options, table)
     return Operations(tree, CACHES[options.cache], shown)
 
 
@@ -189,7 +126,7 @@ def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:
             how.flags = (how.flags | give) & ~take
             how.words.append(word)
         elif name == "map":
-            options.map = _one_of(name, value, _MODES)
+            options.map = _one_of(name, value, exported.MODES)
         elif name == "cache":
             options.cache = _one_of(name, value, _CACHES)
         elif name == "k":
@@ -217,26 +154,7 @@ def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:
 FLAG_READ_ONLY: Final = mountpoint.FLAGS["ro"][0]
 
 
-def _read_names(words: list[str]) -> dict[str, str]:
-    names = {}
-    for word in words:
-        path, equals, name = word.rpartition("=")
-        if not equals or not path or not name:
-            raise Refused(f"--name {word}: write PATH=NAME, for example --name /srv/tree/scratch=scratch")
-        named(name)
-        names[os.path.abspath(path)] = name
-    return names
-
-
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise Refused(f"option {name}={value}: choose {', '.join(sorted(choices)[:-1])} or {sorted(choices)[-1]}")
     return value
-
-
-def _raise_descriptor_limit() -> None:
-    """Clients' open files are descriptors of ours; known files are not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    sys.setswitchinterval(0.001)  # a worker thread that has finished waits for the loop's thread no longer than this

@@ -28,13 +28,13 @@ from fusemap.fuse.attributes import Cache, NameOnly, fill
 from fusemap.fuse.files import OpenFile, Transfer
 from fusemap.fuse.habits import Habits
 from fusemap.fuse.loop import Gate
-from fusemap.fuse.virtual import VIRTUAL_PREFIX, virtual
 from fusemap.fuse.watch import MountWatch
-from fusemap.host.calls import Stat
+from fusemap.host.calls import RENAME_WHITEOUT, Stat
 from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
 from fusemap.tree import Directory, Node, Tree, attributes, changes
 from fusemap.tree.live import LONG_REMOVAL_BLOCKS, SETTLED_NS
+from fusemap.tree.virtual import VIRTUAL_PREFIX, virtual
 
 THREADS_A_DEVICE: Final = 16
 MUCH_WRITTEN: Final = 1 << 20
@@ -174,7 +174,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
-        await self._close_long(new, changes.rename(self.tree, old, name_old, new, name_new, flags, _caller(ctx)))
+        by = _caller(ctx) if flags & RENAME_WHITEOUT else None  # which leaves a device node behind, and that is his
+        await self._close_long(new, changes.rename(self.tree, old, name_old, new, name_new, flags, by))
 
     @answers
     async def setattr(

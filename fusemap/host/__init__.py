@@ -5,4 +5,5 @@ generation  the inode generation inside a file handle
 identity    which file system a descriptor lies on, across mounts where it can be told
 mountinfo   the mount table
 creds       acting as the caller for one call
+ofd         byte-range locks that belong to a descriptor
 """

@@ -17,10 +17,14 @@ from typing import Any, Final, NamedTuple, NewType
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_NO_AUTOMOUNT: Final = 0x800
 AT_EMPTY_PATH: Final = 0x1000
+_AT_HANDLE_FID: Final = 0x200
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
 UTIME_OMIT: Final = (1 << 30) - 2
+_UTIME_NOW: Final = (1 << 30) - 1
+NOW: Final = 1 << 100
+"""Stands for the present in place of a time in nanoseconds: who may write a file may set that (utimensat(2))."""
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
@@ -160,6 +164,18 @@ class Calls:
             raise _fail(name)
         return Handle(bytes(buffer[4 : 8 + buffer[0]]))
 
+    def fid(self, dirfd: int, name: bytes) -> bytes:
+        """As `handle`, but good for comparing only (AT_HANDLE_FID, Linux 6.5): overlay and /proc have no other.
+
+        Empty where there is none.
+        """
+        buffer = self._handle_buffer
+        buffer[0] = _MAX_HANDLE
+        flags = _AT_HANDLE_FID if name else _AT_HANDLE_FID | AT_EMPTY_PATH
+        if self._name_to_handle(dirfd, name, self._handle_at, self._mount_id_at, flags):
+            return b""
+        return bytes(buffer[4 : 8 + buffer[0]])
+
     def open_by_handle(self, mount_fd: int, handle: Handle, flags: int) -> int:
         """open_by_handle_at(2): a descriptor with close-on-exec. Raises OSError, ESTALE when the file is gone."""
         buffer = self._handle_buffer
@@ -192,7 +208,7 @@ class Calls:
             raise _fail(old)
 
     def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
-        """utimensat(2) on a path, both times in nanoseconds since 1970, None to leave one alone. Raises OSError."""
+        """utimensat(2) on a path, times in nanoseconds since 1970, NOW, or None for as it is. Raises OSError."""
         times = struct.pack("<qqqq", *_timespec(atime_ns), *_timespec(mtime_ns))
         if self._utimensat(_AT_FDCWD, path, times, 0):
             raise _fail(path)
@@ -246,7 +262,9 @@ def _pointer(buffer: bytearray) -> Any:
 
 
 def _timespec(ns: int | None) -> tuple[int, int]:
-    return (0, UTIME_OMIT) if ns is None else divmod(ns, 1_000_000_000)
+    if ns is None or ns == NOW:
+        return (0, UTIME_OMIT if ns is None else _UTIME_NOW)
+    return divmod(ns, 1_000_000_000)
 
 
 _AT_FDCWD: Final = -100

@@ -19,16 +19,7 @@ from fusemap.host.calls import syscall_number
 
 _CAP_HEADER: Final = struct.pack("<Ii", 0x20080522, 0)  # version 3, this thread: capset(2)
 # CAP_SYS_RESOURCE, and what setfsuid(2) takes away and gives back (CAP_FS_SET in include/linux/capability.h)
-_CAP_FILES: Final = 1 << 24 | 0b11111 | 1 << 9 | 1 << 27 | 1 << 32
-
-
-class Caller(NamedTuple):
-    """Who asks: effective user and group, the thread id by which /proc knows the rest, and the umask."""
-
-    uid: int
-    gid: int
-    pid: int = 0
-    umask: int = 0
+CAP_FILES: Final = 1 << 24 | 0b11111 | 1 << 9 | 1 << 27 | 1 << 32
 
 
 class Standing(NamedTuple):
@@ -36,6 +27,23 @@ class Standing(NamedTuple):
 
     groups: list[int]
     capabilities: int
+
+
+class Caller(NamedTuple):
+    """Who asks: effective user and group, the thread id by which /proc knows the rest, and the umask.
+
+    `standing` is given where no thread of this host asks, but a client that says who it is.
+    """
+
+    uid: int
+    gid: int
+    pid: int = 0
+    umask: int = 0
+    standing: Standing | None = None
+
+    def stand(self) -> Standing:
+        """His groups and capabilities."""
+        return standing(self.pid) if self.standing is None else self.standing
 
 
 class Account(NamedTuple):
@@ -64,7 +72,7 @@ class Identity:
             self._capset = syscall_number("capset")
             self._effective, self._permitted, self._inheritable = self._capabilities()
             self._as_user = self._cap_data(0)
-            self._as_server = self._cap_data(_CAP_FILES)
+            self._as_server = self._cap_data(CAP_FILES)
 
     def of(self, caller: Caller) -> _As:
         """A context in which this thread creates files as `caller` would, umask included."""
@@ -77,7 +85,7 @@ class Identity:
         (setattr_should_drop_suidgid() in fs/attr.c); only for a file that has some need they be known.
         """
         special = mode & (stat.S_ISUID | stat.S_ISGID) and self._differs(caller)
-        return Account(caller.uid, caller.gid, standing(caller.pid) if special else None)
+        return Account(caller.uid, caller.gid, caller.stand() if special else None)
 
     def writing(self, account: Account) -> _Writing:
         """A context in which this thread writes data on `account`."""
@@ -125,7 +133,7 @@ class Identity:
 
     def _cap_data(self, capabilities: int) -> bytes:
         """capset(2)'s argument: of those that matter for files, only `capabilities` are effective."""
-        sets = (self._effective & (capabilities | ~_CAP_FILES), self._permitted, self._inheritable)
+        sets = (self._effective & (capabilities | ~CAP_FILES), self._permitted, self._inheritable)
         return struct.pack("<6I", *(bits & 0xFFFFFFFF for bits in sets), *(bits >> 32 for bits in sets))
 
 
@@ -142,7 +150,7 @@ class _As:
         if identity._differs(caller):
             self._switched = True
             try:
-                identity.become(caller.uid, caller.gid, standing(caller.pid))
+                identity.become(caller.uid, caller.gid, caller.stand())
             except BaseException:
                 identity.restore()
                 raise
@@ -194,7 +202,7 @@ def standing(pid: int) -> Standing:
                     if line.startswith(b"Groups:"):
                         groups = [int(word) for word in line.split()[1:]]
                     elif line.startswith(b"CapEff:"):
-                        capabilities = int(line.split()[1], 16) & _CAP_FILES
+                        capabilities = int(line.split()[1], 16) & CAP_FILES
                         break
             # Capabilities are good in the process's own user namespace (user_namespaces(7)), a container's not here.
             if capabilities and os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:

@@ -1,10 +1,10 @@
 """What a mapping remembers, and where it gets new memories from.
 
-A mapping is nothing but its records: an `Entry` for all inodes of a device that share their top bits, and a
-`FullEntry` for a single file where entries cannot serve. Records never change, and none is ever taken back or
-given to somebody else, so any number of processes may hold copies; only making a new one needs agreement.
-That one act is `Allocator.allocate`. The allocator here agrees with nobody: it counts in memory. A table that
-lasts, or is shared, overrides it and takes its lock there; `Mapper` does not see the difference.
+A mapping is nothing but its records: an `Entry` for all inodes of a device that share their top bits, a `FullEntry`
+for a single file where entries cannot serve, and where generations count a `Holder`. Records never change, and none is
+ever taken back or given to somebody else, so any number of processes may hold copies; only making a new one needs
+agreement. That one act is `Allocator.allocate`. The allocator here agrees with nobody: it counts in memory. A table
+that lasts, or is shared, overrides it and takes its lock there; `Mapper` does not see the difference.
 
 Devices are any hashable values: st_dev in a session, a lasting identity in a table.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Allocator", "Build", "Entry", "FullEntry", "Learn", "Record"]
+__all__ = ["Allocator", "Build", "Entry", "FullEntry", "Holder", "Learn", "Record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,25 @@ class FullEntry:
     inode: int
     """Which file, an unsigned 64-bit number."""
 
+    generation: int | None = None
+    """Which of the files that have had this inode number; None where nobody asks (see owners.py)."""
 
-Record: TypeAlias = Entry | FullEntry
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The file to which an inode number's ordinary path belongs, for good (see owners.py)."""
+
+    device: Hashable
+    """Where the file is."""
+
+    inode: int
+    """Its inode number, an unsigned 64-bit number."""
+
+    generation: int
+    """Its generation, unsigned, of up to 64 bits."""
+
+
+Record: TypeAlias = Entry | FullEntry | Holder
 """Anything that a mapping remembers."""
 
 Build: TypeAlias = Callable[[int, int], Record | None]
@@ -80,8 +97,8 @@ class Allocator:
         """Make one new record for `device`, unless it has become needless, and pass it to `learn`.
 
         `build(index, counter)` returns the record, which has either the index or the counter that it was
-        given (or a later counter), or None where what was learned meanwhile serves already. It raises
-        MappingExhausted when nothing is left to give.
+        given (or a later counter; a holder needs neither), or None where what was learned meanwhile serves already. It
+        raises MappingExhausted when nothing is left to give.
 
         A table that is shared does this, in this order: take the lock; pass to `learn` what others have
         added, in the order in which they did; call `build` once; make its record last; release the lock;
@@ -100,5 +117,5 @@ class Allocator:
         """
         if isinstance(record, Entry):
             self._index = max(self._index, record.index + 1)
-        else:
+        elif isinstance(record, FullEntry):
             self._counter = max(self._counter, record.counter + 1)

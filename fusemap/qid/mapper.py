@@ -25,7 +25,8 @@ from functools import partial
 
 from ..errors import MappingExhausted
 from .affix import LAST_INDEX, check_k
-from .entries import Allocator, Entry, FullEntry, Record
+from .entries import Allocator, Entry, FullEntry, Holder, Record
+from .owners import Owners
 from .rules import MAX, Prefix, Qemu, Rule, Suffix
 
 __all__ = ["MODES", "Mapper"]
@@ -64,6 +65,9 @@ class Mapper:
     `source` (Allocator) makes new ones; without it, they are made in memory. ValueError for an unknown mode
     or order, and for records that `learn` refuses.
 
+    With `by_generation`, `path_of` gives no path to a second file, also where the host gives its inode number to
+    one (see owners.py).
+
     Source: stat_to_qid() and what it calls in QEMU's hw/9pfs/9p.c.
 
     >>> mapper = Mapper()
@@ -79,6 +83,7 @@ class Mapper:
         k: int = 0,
         entries: Iterable[Record] = (),
         source: Allocator | None = None,
+        by_generation: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"the mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -90,9 +95,10 @@ class Mapper:
         # By device: lowest and highest inode for which `inode << shift | bits` is the path; shift; bits.
         self._hot: dict[Hashable, _Slot] = {}
         self._full: dict[Hashable, dict[int, int]] = {}
+        self._owners = Owners()
+        self._new_paths = by_generation and mode in _RULES
         self._full_entries: dict[int, FullEntry] = {}
-        for record in entries:
-            self.learn(record)
+        self._learn_all(list(entries))
 
     def __repr__(self) -> str:
         counts = f"{self.used()} entries, {self.full_used()} in the full map"
@@ -135,6 +141,32 @@ class Mapper:
             if FIRST_PATH <= path <= LAST_PATH:
                 return path
         return self._full.get(device, {}).get(inode)
+
+    @property
+    def by_generation(self) -> bool:
+        """Whether `path_of` can differ from `path`: it was asked for, or such paths have been given before."""
+        return self._new_paths or bool(self._owners)
+
+    def path_of(self, device: Hashable, inode: int, generation: int) -> int:
+        """Return the QID path of the file that has this inode number and generation (int, up to 64 bits).
+
+        It is `path` for the first one that is seen under the number, and without `by_generation` for every one that
+        was not given a path of its own before. Errors as for `path`.
+
+        >>> mapper = Mapper(by_generation=True)
+        >>> mapper.path_of("home", 12, 7), mapper.path_of("home", 12, 8), mapper.path_of("home", 12, 7)
+        (25, 8590000128, 25)
+        """
+        path = self._owners.path(device, inode, generation)
+        if path is None and self._new_paths:
+            self._source.allocate(device, partial(self._build_owner, device, inode, generation), self.learn)
+            path = self._owners.path(device, inode, generation)
+        return path or self.path(device, inode)
+
+    def peek_of(self, device: Hashable, inode: int, generation: int) -> int | None:
+        """Return what `path_of` returns without making anything, or None where that would have to."""
+        path = self._owners.path(device, inode, generation)
+        return None if path is None and self._new_paths else path or self.peek(device, inode)
 
     def locate(self, path: int) -> tuple[Hashable, int]:
         """Return the (device, inode) that has this QID path (int): the inverse of `path`, without a search.
@@ -180,6 +212,9 @@ class Mapper:
             raise ValueError("mode raw has no entries to learn")
         if isinstance(record, FullEntry):
             self._learn_full(self._rule, record)
+        elif isinstance(record, Holder):
+            self._owners.learn(record)
+            self._source.note(record)
         else:
             self._learn_entry(self._rule, record)
 
@@ -210,6 +245,10 @@ class Mapper:
         """Iterate over the files of the full map, oldest first, as they are now."""
         return iter(tuple(self._full_entries.values()))
 
+    def holders(self) -> Iterator[Holder]:
+        """Iterate over the files that hold their inode's number, as they are now; see `path_of`."""
+        return iter(tuple(self._owners.records()))
+
     def used(self) -> int:
         """Return how many affix indices are taken, of 65535."""
         return 0 if self._rule is None else len(self._rule.entries)
@@ -223,8 +262,10 @@ class Mapper:
         path = self.peek(device, inode)
         if path is None:
             return self._make(device, inode)
-        if self._rule is None:
-            self._hot[device] = _EVERYTHING
+        if device not in self._hot:
+            rule = self._rule
+            entry = None if rule is None else rule.key_zero(device)
+            self._hot[device] = _EVERYTHING if rule is None else _NOTHING if entry is None else _slot(rule, entry)
         return path
 
     def _make(self, device: Hashable, inode: int) -> int:
@@ -247,12 +288,40 @@ class Mapper:
             # Where indices had run out and are free again, files that went to the full map hold their ground.
             if self._renumbered(rule, entry) is None:
                 return entry
+        return FullEntry(self._counter(rule, counter), device, inode)
+
+    def _counter(self, rule: Rule, counter: int) -> int:
         counter = max(counter, rule.first_counter)
         if counter > rule.last_counter:
             raise MappingExhausted(
                 f"all {rule.last_counter} numbers of the full map are given: export fewer devices or files"
             )
-        return FullEntry(counter, device, inode)
+        return counter
+
+    def _build_owner(self, device: Hashable, inode: int, generation: int, index: int, counter: int) -> Record | None:
+        """Make the record that a file needs in order to be told from others with its inode number."""
+        rule = self._rule
+        if rule is None or self._owners.path(device, inode, generation) is not None:
+            return None
+        if not self._owners.held(device, inode):
+            return Holder(device, inode, generation)
+        return FullEntry(self._counter(rule, counter), device, inode, generation)
+
+    def _learn_all(self, records: list[Record]) -> None:
+        """Do what `learn` does for each. Most are the only entry of their device, and there may be very many."""
+        rule, full, note = self._rule, self._full, self._source.note
+        affixes = [] if rule is None else rule.affixes(max((r.index for r in records if type(r) is Entry), default=0))
+        for record in records:
+            # What the hot path needs is found when the device is asked for: see _cold.
+            if (
+                type(record) is Entry
+                and rule is not None
+                and record.device not in full
+                and rule.add_first(record, affixes)
+            ):
+                note(record)
+            else:
+                self.learn(record)
 
     def _learn_entry(self, rule: Rule, entry: Entry) -> None:
         if rule.entries.get(entry.index) == entry:
@@ -283,6 +352,11 @@ class Mapper:
             raise ValueError(f"{full} has the counter of {known}")
         if not rule.first_counter <= full.counter <= rule.last_counter:
             raise ValueError(f"{full} has a counter outside {rule.first_counter} to {rule.last_counter}")
+        if full.generation is not None:
+            self._owners.learn(full, rule.full_number(full.counter))
+            self._full_entries[full.counter] = full
+            self._source.note(full)
+            return
         if self.peek(full.device, full.inode) is not None:
             raise ValueError(f"{full} would renumber its inode, which has a number already")
         self._full_entries[full.counter] = full

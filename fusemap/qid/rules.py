@@ -26,7 +26,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
-from .affix import FULL_INDEX, LAST_INDEX, Affix, decode, suffix
+from .affix import FULL_INDEX, LAST_INDEX, Affix, decode, suffix, suffixes
 from .entries import Entry
 
 __all__ = ["MAX", "Prefix", "Qemu", "Rule", "Suffix"]
@@ -64,6 +64,10 @@ class Rule(ABC):
     @abstractmethod
     def affix(self, index: int) -> Affix:
         """Return the affix of an index from 1 to 65535; ValueError for others."""
+
+    @abstractmethod
+    def affixes(self, last: int) -> list[Affix]:
+        """Return the affixes of all indices up to `last`, each at its own position; position 0 is empty."""
 
     @abstractmethod
     def number(self, entry: Entry, inode: int) -> int:
@@ -139,6 +143,34 @@ class Rule(ABC):
         if other is not None:
             raise ValueError(f"{entry} covers inodes that {other} covers already")
 
+    def add_first(self, entry: Entry, affixes: list[Affix]) -> bool:
+        """Add the first entry of a device, with `check` cut down to what can be wrong with one.
+
+        Returns False, and has done nothing, where it is not the first, or not as it should be. `affixes` reach as far
+        as its index, or it is not added.
+        """
+        index, device, length, top = entry.index, entry.device, entry.length, entry.top
+        if (
+            device in self._levels
+            or index in self.entries
+            or not 0 < index < len(affixes)
+            or affixes[index] != (entry.affix, length)
+            or top >> length
+            or top > self.key_mask
+        ):
+            return False
+        self.entries[index] = entry
+        self._longest[device] = length
+        self._levels[device] = [(64 - length, {top: entry})]
+        return True
+
+    def key_zero(self, device: Hashable) -> Entry | None:
+        """Return the entry for the device's inodes whose top bits are clear, or None."""
+        for _, entries in self._levels.get(device, ()):
+            if 0 in entries:
+                return entries[0]
+        return None
+
     def add(self, entry: Entry) -> None:
         """Add an entry that `check` has passed."""
         shift = self.shift(entry.device, entry.length)
@@ -163,6 +195,9 @@ class Prefix(Rule):
         if not 1 <= index <= LAST_INDEX:
             raise ValueError(f"a prefix must be from 1 to {LAST_INDEX}, not {index}")
         return Affix(index, 16)
+
+    def affixes(self, last: int) -> list[Affix]:
+        return [Affix(index, 16) for index in range(min(last, LAST_INDEX) + 1)]
 
     def number(self, entry: Entry, inode: int) -> int:
         return entry.affix << 48 | inode & (1 << 48) - 1
@@ -189,6 +224,9 @@ class Suffix(Rule):
         if index == FULL_INDEX:
             raise ValueError(f"index {index} is the full map's own")
         return suffix(index, self.k)
+
+    def affixes(self, last: int) -> list[Affix]:
+        return suffixes(min(last, LAST_INDEX), self.k)
 
     def number(self, entry: Entry, inode: int) -> int:
         return inode << entry.length & MAX | entry.affix

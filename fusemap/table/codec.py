@@ -15,9 +15,12 @@ snapshot says how long it is, a log piece which snapshot it continues and as whi
                files of the full map: varint count, rows of u64 counter, u32 device number, u64 inode
                retired indices: varint count, rows of u16
                floor: varint index, varint counter
+               in version 2: holders: varint count, rows of u32 device number, u64 inode, u64 generation
+               later files: varint count, rows of u64 counter, u32 device number, u64 inode, u64 generation
                If the flags say "moved", the body is the name of the file where the table went.
     change     u8 kind, then device | varint index, u8 length, varint device number, varint top | varint counter,
-               varint device number, varint inode | varint index | varint index, varint counter
+               varint device number, varint inode | varint index | varint index, varint counter | varint device number,
+               varint inode, varint generation | varint counter, varint device number, varint inode, varint generation
 
 Rows have fixed widths because sixty thousand of them must be read in a moment: the struct module takes them apart
 without a step of Python for each. A device number counts the devices from 0 in the order of the snapshot and then of
@@ -34,11 +37,13 @@ from typing import Final, NamedTuple, TypeAlias
 
 from crc32c import crc32c
 
-from fusemap.qid import Entry, FullEntry
+from fusemap.qid import Entry, FullEntry, Holder
 from fusemap.table.ledger import Change, Device, Floor, Ledger, Retired
 
 MAGIC: Final = b"fmap"
 VERSION: Final = 1
+BY_GENERATION: Final = 2
+"""The version of snapshots in which records of files by generation follow; others are of version 1."""
 MODES: Final = ("prefix", "suffix", "qemu")
 """The modes that have a table; the position is the number that stands for a mode."""
 
@@ -49,8 +54,10 @@ _LOG_HEAD: Final = struct.Struct("<IQH")
 _DEVICE_ROW: Final = struct.Struct("<HHH")
 _PLAIN_UUID: Final = len("uuid:") + 1 + 16  # the bytes of the most common kind of key
 _FULL: Final = struct.Struct("<QIQ")
+_HOLDER: Final = struct.Struct("<IQQ")
+_LATER: Final = struct.Struct("<QIQQ")
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_DEVICE, _ENTRY, _FULL_ENTRY, _RETIRED, _FLOOR = range(1, 6)
+_DEVICE, _ENTRY, _FULL_ENTRY, _RETIRED, _FLOOR, _HOLDS, _LATER_FILE = range(1, 8)
 
 Take: TypeAlias = Callable[[Change], None]
 
@@ -123,7 +130,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
 def parse_snapshot(data: bytes) -> Snapshot:
     """Take a snapshot apart whose checksum is known to be good. Raises Damaged and Unknown."""
     head = head_of(data)
-    if head.version != VERSION:
+    if head.version not in (VERSION, BY_GENERATION):
         raise Unknown(f"is of version {head.version}, which a later fusemap wrote")
     if head.mode >= len(MODES):
         raise Unknown(f"is of map {head.mode}, which a later fusemap wrote")
@@ -132,7 +139,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         return Snapshot(head, None, decode_text(cursor.take(len(data) - HEAD_SIZE)))
     ledger = Ledger(MODES[head.mode], head.k, head.identity)
     try:
-        decode_body(cursor, ledger.fill, ledger.apply)
+        decode_body(cursor, ledger.fill, ledger.apply, head.version)
         cursor.check_end()
     except (ValueError, IndexError) as error:
         raise Damaged(f"contradicts itself: {error}") from error
@@ -226,7 +233,10 @@ class Cursor:
 
 
 def decode_body(
-    cursor: Cursor, fill: Callable[[list[Device], Iterable[tuple[int, int, int, int]]], None], take: Take
+    cursor: Cursor,
+    fill: Callable[[list[Device], Iterable[tuple[int, int, int, int]]], None],
+    take: Take,
+    version: int,
 ) -> None:
     """Take a snapshot's body apart; `fill` is Ledger.fill or does its work, and `take` gets all other changes.
 
@@ -244,6 +254,11 @@ def decode_body(
     for (index,) in struct.iter_unpack("<H", cursor.take(cursor.varint() * 2)):
         take(Retired(index))
     take(Floor(cursor.varint(), cursor.varint()))
+    if version == BY_GENERATION:
+        for number, inode, generation in _HOLDER.iter_unpack(cursor.take(cursor.varint() * _HOLDER.size)):
+            take(Holder(keys[number], inode, generation))
+        for counter, number, inode, generation in _LATER.iter_unpack(cursor.take(cursor.varint() * _LATER.size)):
+            take(FullEntry(counter, keys[number], inode, generation))
 
 
 def decode_change(cursor: Cursor, keys: list[str], ledger: Ledger) -> Change:
@@ -260,6 +275,12 @@ def decode_change(cursor: Cursor, keys: list[str], ledger: Ledger) -> Change:
     if kind == _FULL_ENTRY:
         counter, number, inode = cursor.varint(), cursor.varint(), cursor.varint()
         return FullEntry(counter, keys[number], inode)
+    if kind == _HOLDS:
+        number, inode, generation = cursor.varint(), cursor.varint(), cursor.varint()
+        return Holder(keys[number], inode, generation)
+    if kind == _LATER_FILE:
+        counter, number, inode, generation = cursor.varint(), cursor.varint(), cursor.varint(), cursor.varint()
+        return FullEntry(counter, keys[number], inode, generation)
     if kind == _RETIRED:
         return Retired(cursor.varint())
     if kind == _FLOOR:
@@ -269,6 +290,10 @@ def decode_change(cursor: Cursor, keys: list[str], ledger: Ledger) -> Change:
 
 def decode_text(data: bytes) -> str:
     """The text behind `_encode_text`. Raises Damaged where uuids are cut short."""
+    if data.isascii():
+        text = data.decode()
+        if text.isprintable():  # the ordinary case, in which nothing is packed
+            return text
     if b"\x01" in data or b"\x02" in data:
         data = _PACKED.sub(_unpack_uuid, data)
     return data.decode("utf-8", "surrogateescape")
@@ -293,8 +318,9 @@ def _unpack_uuid(match: re.Match[bytes]) -> bytes:
 
 def _seal(ledger: Ledger, generation: int, flags: int, body: bytes) -> bytes:
     mode = MODES.index(ledger.mode)
+    version = BY_GENERATION if ledger.holder_count and not flags & _MOVED else VERSION
     head = _HEAD.pack(
-        0, MAGIC, VERSION, mode, ledger.k, flags, generation, ledger.identity, HEAD_SIZE + len(body)
+        0, MAGIC, version, mode, ledger.k, flags, generation, ledger.identity, HEAD_SIZE + len(body)
     )  # fmt: skip
     rest = head[_CRC.size :] + body
     return _CRC.pack(crc32c(rest)) + rest
@@ -307,6 +333,7 @@ def _encode_body(ledger: Ledger) -> bytes:
     top_width = _width(max((entry.top for entry in entries), default=0))
     row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
     floor = Floor(ledger.next_index(), ledger.next_counter())
+    plain = [full for full in ledger.full.values() if full.generation is None]
     return b"".join(
         [
             _varint(len(numbers)),
@@ -314,14 +341,26 @@ def _encode_body(ledger: Ledger) -> bytes:
             _varint(len(entries)),
             bytes((device_width, top_width)),
             *(row.pack(entry.index, entry.length, numbers[str(entry.device)], entry.top) for entry in entries),
-            _varint(len(ledger.full)),
-            *(_FULL.pack(full.counter, numbers[str(full.device)], full.inode) for full in ledger.full.values()),
+            _varint(len(plain)),
+            *(_FULL.pack(full.counter, numbers[str(full.device)], full.inode) for full in plain),
             _varint(len(ledger.retired)),
             *(struct.pack("<H", index) for index in sorted(ledger.retired)),
             _varint(floor.index),
             _varint(floor.counter),
+            *(_encode_files(ledger, numbers) if ledger.holder_count else ()),
         ]
     )
+
+
+def _encode_files(ledger: Ledger, numbers: dict[str, int]) -> list[bytes]:
+    rows = [_varint(ledger.holder_count)]
+    for device, holders in ledger.holders.items():
+        number = numbers[device]
+        rows += [_HOLDER.pack(number, inode, generation) for inode, generation in holders.items()]
+    later = [full for full in ledger.full.values() if full.generation is not None]
+    rows.append(_varint(len(later)))
+    rows += [_LATER.pack(full.counter, numbers[str(full.device)], full.inode, full.generation) for full in later]
+    return rows
 
 
 def _encode_devices(devices: Iterable[Device]) -> list[bytes]:
@@ -338,16 +377,16 @@ def _decode_devices(cursor: Cursor) -> list[Device]:
     devices = []
     rows = cursor.take(cursor.varint() * _DEVICE_ROW.size)
     data, at = cursor.data, cursor.at
+    new = tuple.__new__
     for key, label, seen in _DEVICE_ROW.iter_unpack(rows):
         middle = at + key
-        raw = data[at:middle]
-        at = middle + label
-        if key == _PLAIN_UUID and raw.startswith(b"uuid:\x01"):
-            text = raw.hex()
-            name = f"uuid:{text[12:20]}-{text[20:24]}-{text[24:28]}-{text[28:32]}-{text[32:]}"
+        if key == _PLAIN_UUID and data[at : at + 6] == b"uuid:\x01":
+            text = data[at + 6 : middle].hex("-", 2)  # in fours, of which a uuid joins the first two and the last three
+            name = f"uuid:{text[:4]}{text[5:29]}{text[30:34]}{text[35:]}"
         else:
-            name = decode_text(raw)
-        devices.append(Device(name, decode_text(data[middle:at]) if label else "", seen))
+            name = decode_text(data[at:middle])
+        at = middle + label
+        devices.append(new(Device, (name, decode_text(data[middle:at]) if label else "", seen)))
     if at > len(data):
         raise Damaged("ends too early")
     cursor.at = at
@@ -364,7 +403,13 @@ def _encode_change(change: Change, numbers: dict[str, int]) -> bytes:
         return bytes((_ENTRY,)) + _varint(change.index) + rest
     if isinstance(change, FullEntry):
         number = numbers[str(change.device)]
-        return bytes((_FULL_ENTRY,)) + _varint(change.counter) + _varint(number) + _varint(change.inode)
+        file = _varint(change.counter) + _varint(number) + _varint(change.inode)
+        if change.generation is not None:
+            return bytes((_LATER_FILE,)) + file + _varint(change.generation)
+        return bytes((_FULL_ENTRY,)) + file
+    if isinstance(change, Holder):
+        number = numbers[str(change.device)]
+        return bytes((_HOLDS,)) + _varint(number) + _varint(change.inode) + _varint(change.generation)
     if isinstance(change, Retired):
         return bytes((_RETIRED,)) + _varint(change.index)
     return bytes((_FLOOR,)) + _varint(change.index) + _varint(change.counter)

@@ -26,7 +26,7 @@ from fusemap.host.calls import Calls
 from fusemap.host.generation import generation
 from fusemap.host.identity import identify
 from fusemap.host.mountinfo import mount_table
-from fusemap.qid import Entry, Mapper, Record
+from fusemap.qid import Entry, FullEntry, Mapper, Record
 from fusemap.table.ledger import Change, Ledger, Retired
 from fusemap.table.shelf import MemoryShelf, NoRoom, flock, reopen
 from fusemap.table.sqlite import SqliteShelf, is_there
@@ -237,15 +237,12 @@ def merge(ledger: Ledger, other: Ledger) -> tuple[Ledger | None, int]:
     Those are left out. Nothing that `ledger` says changes.
     """
     if (ledger.mode, ledger.k) != (other.mode, other.k):
-        return None, len(other.entries) + len(other.full)
-    every: list[Record] = [*ledger.entries.values(), *ledger.full.values()]
-    mapper = Mapper(ledger.mode, ledger.k, every)
+        return None, len(other.every())
+    mapper = Mapper(ledger.mode, ledger.k, ledger.every())
     changes: list[Change] = []
     lost = 0
-    theirs: list[Record] = [*other.entries.values(), *other.full.values()]
-    for record in theirs:
-        ours = ledger.entries.get(record.index) if isinstance(record, Entry) else ledger.full.get(record.counter)
-        if ours == record:
+    for record in other.every():
+        if _has(ledger, record):
             continue
         try:
             if isinstance(record, Entry) and record.index in ledger.retired:
@@ -265,6 +262,14 @@ def merge(ledger: Ledger, other: Ledger) -> tuple[Ledger | None, int]:
     merged = ledger.copy()
     merged.apply_all([*changes, other.floor])
     return merged, lost
+
+
+def _has(ledger: Ledger, record: Record) -> bool:
+    if isinstance(record, Entry):
+        return ledger.entries.get(record.index) == record
+    if isinstance(record, FullEntry):
+        return ledger.full.get(record.counter) == record
+    return ledger.holders.get(str(record.device), {}).get(record.inode) == record.generation
 
 
 def default_file(root: int | None, path: str, directory: str | None = None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fusemap.errors import Refused
-from fusemap.qid import FullEntry
+from fusemap.qid import FullEntry, Holder
 from fusemap.table.codec import MODES
 from fusemap.table.ledger import Device, Floor, Ledger, Retired, session_of
 
@@ -29,8 +29,15 @@ def to_json(ledger: Ledger) -> dict[str, object]:
         for entry in sorted(ledger.entries.values(), key=lambda entry: entry.index)
     ]
     full = [
-        {"counter": full.counter, "device": full.device, "inode": full.inode} for full in ledger.full.values()
-    ]  # fmt: skip
+        {"counter": full.counter, "device": full.device, "inode": full.inode}
+        | ({} if full.generation is None else {"generation": full.generation})
+        for full in ledger.full.values()
+    ]
+    holders = [
+        {"device": device, "inode": inode, "generation": generation}
+        for device, files in ledger.holders.items()
+        for inode, generation in files.items()
+    ]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -40,6 +47,7 @@ def to_json(ledger: Ledger) -> dict[str, object]:
         "devices": devices,
         "entries": entries,
         "full": full,
+        "holders": holders,
         "retired": sorted(ledger.retired),
         "next": {"index": ledger.next_index(), "counter": ledger.next_counter()},
     }
@@ -63,8 +71,11 @@ def from_json(data: object) -> Ledger:
             if row.get("length", entry.length) != entry.length:
                 raise ValueError(f"index {entry.index} does not have {row['length']} bits")
             ledger.apply(entry)
+        for row in _rows(data.get("holders", [])):
+            ledger.apply(Holder(_text(row["device"]), _number(row["inode"]), _number(row["generation"])))
         for row in _rows(data["full"]):
-            ledger.apply(FullEntry(_number(row["counter"]), _text(row["device"]), _number(row["inode"])))
+            generation = _number(row["generation"]) if "generation" in row else None
+            ledger.apply(FullEntry(_number(row["counter"]), _text(row["device"]), _number(row["inode"]), generation))
         for index in data["retired"]:
             ledger.apply(Retired(_number(index)))
         ledger.apply(Floor(_number(data["next"]["index"]), _number(data["next"]["counter"])))

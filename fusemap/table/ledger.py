@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
-from fusemap.qid import Affix, Entry, FullEntry, Record, suffix
+from fusemap.qid import Affix, Entry, FullEntry, Holder, Record, suffix, suffixes
 from fusemap.qid.affix import LAST_INDEX
 
 UNKNOWN_BOOT: Final = "unknown"
@@ -52,7 +52,7 @@ class Floor:
     counter: int
 
 
-Change: TypeAlias = Device | Entry | FullEntry | Retired | Floor
+Change: TypeAlias = Device | Entry | FullEntry | Holder | Retired | Floor
 """Anything that can be appended to a table."""
 
 
@@ -81,11 +81,13 @@ class Ledger:
         self.devices: dict[str, Device] = {}
         self.entries: dict[int, Entry] = {}
         self.full: dict[int, FullEntry] = {}
+        self.holders: dict[str, dict[int, int]] = {}  # device -> inode -> generation; there may be one for every file
+        self.holder_count = 0
         self.retired: set[int] = set()
         self.floor = Floor(1, 1)
         self._affix = affixes(mode, k)
         self._longest: dict[str, int] = {}
-        self._files: set[tuple[str, int]] = set()
+        self._files: set[tuple[str, int, int | None]] = set()
         self._top = 0
         self._top_counter = 0
         # Indices of session-only devices; few, so that looking through them all costs nothing.
@@ -100,6 +102,8 @@ class Ledger:
             self._apply_entry(change)
         elif isinstance(change, FullEntry):
             self._apply_full(change)
+        elif isinstance(change, Holder):
+            self._apply_holder(change)
         elif isinstance(change, Device):
             if not change.key:
                 raise ValueError("a device has no key")
@@ -124,20 +128,22 @@ class Ledger:
         if len(self.devices) < len(devices) or "" in self.devices:
             raise ValueError("a device is there twice, or has no key")
         keys = [device.key for device in devices]
-        entries, longest, affix = self.entries, self._longest, self._affix
+        entries, longest = self.entries, self._longest
+        every = list(rows)
+        affixes = all_affixes(self.mode, self.k, max((row[0] for row in every), default=0))
         last = 0
-        for index, length, number, top in rows:
+        for index, length, number, top in every:
             if index <= last:
                 raise ValueError(f"index {index} is out of order")
             last = index
-            bits, known = affix(index)
+            bits, known = affixes[index]
             if length != known or top >> length:
                 raise ValueError(f"index {index} has {length} bits and the top bits {top:#x}")
             key = keys[number]
             entries[index] = Entry(index, key, length, bits, top)
             longest[key] = length  # lengths grow with the index
         self._top = last
-        passing = {key for key in keys if session_of(key) is not None}
+        passing = {key for key in keys if key.startswith(_SESSION)}
         if passing:
             self._passing = {index for index, entry in entries.items() if entry.device in passing}
 
@@ -145,6 +151,7 @@ class Ledger:
         """The changes that make an equal ledger out of an empty one: the shortest such list."""
         yield from self.devices.values()
         yield from sorted(self.entries.values(), key=lambda entry: entry.index)
+        yield from self._holders()
         yield from self.full.values()
         yield from map(Retired, sorted(self.retired))
         yield Floor(self.next_index(), self.next_counter())
@@ -165,9 +172,13 @@ class Ledger:
 
         They cannot be met any more, and their indices may have gone to others by the time somebody asks.
         """
-        dead = {key for key in self.devices if is_dead(key, boot)}
-        every: list[Record] = [*self.entries.values(), *self.full.values()]
+        dead = {key for key in self.devices if key.startswith(_SESSION) and is_dead(key, boot)}
+        every = self.every()
         return [record for record in every if record.device not in dead] if dead else every
+
+    def every(self) -> list[Record]:
+        """All records, in an order in which they can be learned."""
+        return [*self.entries.values(), *self._holders(), *self.full.values()]
 
     def index_for(self, device: str, boot: str) -> int:
         """The affix index that `device` gets next: one that a dead session left, where it may, else a new one.
@@ -201,6 +212,10 @@ class Ledger:
     def new_since(self, before: Ledger) -> list[Record]:
         """The records that `before` does not have."""
         new: list[Record] = [entry for entry in self.entries.values() if before.entries.get(entry.index) != entry]
+        for device, holders in self.holders.items():
+            old = before.holders.get(device, {})
+            if len(old) < len(holders):
+                new += [Holder(device, inode, holders[inode]) for inode in holders if inode not in old]
         return new + [full for full in self.full.values() if full.counter not in before.full]
 
     def lost_since(self, before: Ledger) -> str:
@@ -214,7 +229,14 @@ class Ledger:
         for counter, full in before.full.items():
             if counter not in self.full and full.device in self.devices:
                 return f"counter {counter} of {full.device}"
-        return ""
+        return "" if self.holds(before) else "holders of inode numbers"
+
+    def holds(self, before: Ledger) -> bool:
+        """Whether all holders of `before` are here, but for those of devices that were dropped."""
+        return all(
+            device not in self.devices or holders.items() <= self.holders.get(device, {}).items()
+            for device, holders in before.holders.items()
+        )
 
     def forget(self, keys: Iterable[str]) -> int:
         """Drop devices; their indices are retired and their counters never given again. Returns the retired count."""
@@ -226,12 +248,22 @@ class Ledger:
             self._passing.discard(index)
             self.retired.add(index)
         for counter in [counter for counter, full in self.full.items() if full.device in gone]:
-            self._files.discard((str(self.full[counter].device), self.full[counter].inode))
-            del self.full[counter]
+            full = self.full.pop(counter)
+            self._files.discard((str(full.device), full.inode, full.generation))
         for key in gone:
             del self.devices[key]
+            self.holder_count -= len(self.holders.pop(key, ()))
             self._longest.pop(key, None)
         return len(indices)
+
+    def check(self, change: Change, devices: Collection[str] = ()) -> None:
+        """Raise ValueError unless `change` can be applied, once `devices` are known too."""
+        if isinstance(change, Entry):
+            self.check_entry(change, devices)
+        elif isinstance(change, FullEntry):
+            self.check_full(change, devices)
+        elif isinstance(change, Holder):
+            self.check_holder(change, devices)
 
     def check_entry(self, entry: Entry, devices: Collection[str] = ()) -> None:
         """Raise ValueError unless `entry` can be applied, once `devices` are known too."""
@@ -265,8 +297,26 @@ class Ledger:
             raise ValueError(f"counter {full.counter} belongs to a device that is not in the table")
         if full.counter < 1 or not 0 <= full.inode < 1 << 64:
             raise ValueError(f"counter {full.counter} for inode {full.inode} is out of range")
-        if (full.device, full.inode) in self._files:
+        if (full.device, full.inode, full.generation) in self._files:
             raise ValueError(f"counter {full.counter} is the second of its file")
+        if full.generation is not None:
+            holder = self.holders.get(str(full.device), {}).get(full.inode)
+            if holder is None or holder == full.generation:
+                raise ValueError(f"counter {full.counter} is for a file that has its inode's own number")
+
+    def check_holder(self, holder: Holder, devices: Collection[str] = ()) -> None:
+        """Raise ValueError unless `holder` can be applied, once `devices` are known too."""
+        if holder.device not in self.devices and holder.device not in devices:
+            raise ValueError(f"inode {holder.inode} is held on a device that is not in the table")
+        if not 0 <= holder.inode < 1 << 64 or not 0 <= holder.generation < 1 << 64:
+            raise ValueError(f"generation {holder.generation} of inode {holder.inode} is out of range")
+        if self.holders.get(str(holder.device), {}).get(holder.inode, holder.generation) != holder.generation:
+            raise ValueError(f"inode {holder.inode} of {holder.device} is another file's")
+
+    def _holders(self) -> Iterator[Holder]:
+        for device, holders in self.holders.items():
+            for inode, generation in holders.items():
+                yield Holder(device, inode, generation)
 
     def _apply_entry(self, entry: Entry) -> None:
         self.check_entry(entry)
@@ -281,9 +331,15 @@ class Ledger:
 
     def _apply_full(self, full: FullEntry) -> None:
         self.check_full(full)
-        self._files.add((str(full.device), full.inode))
+        self._files.add((str(full.device), full.inode, full.generation))
         self.full[full.counter] = full
         self._top_counter = max(self._top_counter, full.counter)
+
+    def _apply_holder(self, holder: Holder) -> None:
+        self.check_holder(holder)
+        holders = self.holders.setdefault(str(holder.device), {})
+        self.holder_count += holder.inode not in holders
+        holders[holder.inode] = holder.generation
 
     def _apply_retired(self, index: int) -> None:
         if not 1 <= index <= LAST_INDEX:
@@ -308,3 +364,10 @@ def affixes(mode: str, k: int) -> Callable[[int], Affix]:
         return Affix(index, 16) if mode == "prefix" else suffix(index, k)
 
     return affix
+
+
+def all_affixes(mode: str, k: int, last: int) -> list[Affix]:
+    """The affixes of a mode up to index `last`, each at its own position. ValueError for a last one above 65535."""
+    if last > LAST_INDEX:
+        raise ValueError(f"there is no index {last}")
+    return [Affix(index, 16) for index in range(last + 1)] if mode == "prefix" else suffixes(last, k)

@@ -200,7 +200,7 @@ class _Work:
         # A body that was cut off still has whole rows before the end.
         with contextlib.suppress(ValueError, IndexError):
             longer = stream.ljust(min(head.length, _LARGEST), b"\0")
-            codec.decode_body(codec.Cursor(longer, codec.HEAD_SIZE), fill, take)
+            codec.decode_body(codec.Cursor(longer, codec.HEAD_SIZE), fill, take, head.version)
         self._say(f"{slot}.0", f"is damaged; {len(ledger.entries)} entries of it can be read")
         return ledger
 

@@ -67,6 +67,7 @@ class SqliteShelf(Shelf):
 
     def __init__(self, file: str) -> None:
         self.where = self.file = os.path.abspath(file)
+        self._version = -1
         self._lock = _open_regular(self.file + "-lock")
         try:
             with flock(self._lock, self.where):
@@ -102,6 +103,12 @@ class SqliteShelf(Shelf):
     def lock(self, shared: bool = False) -> AbstractContextManager[None]:
         return flock(self._lock, self.where, shared)
 
+    def changed(self) -> bool:
+        with self._errors():  # "changes when another connection has committed", sqlite.org/pragma.html
+            version = self._database.execute("PRAGMA data_version").fetchone()[0]
+        before, self._version = self._version, version
+        return bool(version != before)
+
     def witness(self) -> tuple[int, int] | None:
         data = os.pread(self._lock, _WITNESS.size + 1, 0)
         if not data:
@@ -118,10 +125,6 @@ class SqliteShelf(Shelf):
     def testify(self, generation: int, length: int) -> None:
         rest = _WITNESS.pack(0, generation, length)[4:]
         os.pwrite(self._lock, struct.pack("<I", crc32c(rest)) + rest, 0)
-
-    def forget_witness(self) -> None:
-        """Drop what the witness says, for a repair; the lock must be held."""
-        os.ftruncate(self._lock, 0)
 
     @staticmethod
     def read_damaged(file: str) -> dict[str, bytes]:

@@ -29,7 +29,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from fusemap.errors import DamagedTable, Refused
-from fusemap.qid import Entry, FullEntry, Record
+from fusemap.qid import Entry, FullEntry, Holder, Record
 from fusemap.table import codec
 from fusemap.table.ledger import Change, Device, Ledger
 from fusemap.table.shelf import NoRoom, Shelf
@@ -102,8 +102,11 @@ class Store:
 
         Raises DamagedTable as well where something is gone that was there.
         """
-        if not self._sure or self._generation_changed():
-            self._sure = False
+        if not self.shelf.changed() and self._sure:
+            return []
+        # Whatever fails from here on, the next look is at everything.
+        sure, self._sure = self._sure, False
+        if not sure or self._generation_changed():
             before = self._before if self._before is not None else self.ledger
             # It stays what was there, should this fail in the middle and be tried again.
             self._before = before
@@ -111,12 +114,9 @@ class Store:
             new = self._since(before)
             self._before, self._sure = None, True
             return new
-        if self.ledger is None or self.moved_to:
-            return []
-        self._sure = False
-        changes = self._read_log(max(len(self._pieces) - 1, 0))
+        changes = [] if self.ledger is None or self.moved_to else self._read_log(max(len(self._pieces) - 1, 0))
         self._sure = True
-        return [change for change in changes if isinstance(change, (Entry, FullEntry))]
+        return [change for change in changes if isinstance(change, (Entry, FullEntry, Holder))]
 
     def create(self, ledger: Ledger) -> None:
         """Begin a table with this state, where there is none. Raises NoRoom and OSError."""
@@ -130,10 +130,7 @@ class Store:
         todo = list(changes)
         devices = [change.key for change in todo if isinstance(change, Device)]
         for change in todo:
-            if isinstance(change, Entry):
-                ledger.check_entry(change, devices)
-            elif isinstance(change, FullEntry):
-                ledger.check_full(change, devices)
+            ledger.check(change, devices)
         numbers = dict(self._numbers) if devices else self._numbers
         data = codec.encode_changes(todo, numbers)
         if len(data) > _MOST_AT_ONCE:
@@ -283,7 +280,7 @@ class Store:
         """What the ledger has and `before` had not; raises DamagedTable where it is the other way round."""
         now = self.ledger
         if before is None:
-            return [] if now is None else [*now.entries.values(), *now.full.values()]
+            return [] if now is None else now.every()
         if now is None:
             if self.moved_to:
                 return []

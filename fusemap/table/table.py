@@ -5,9 +5,10 @@ one takes the lock: read what others have added, give it to the mapper, and only
 already, choose the next index, write it down, wait until it is safe on the disk, and let go. A number is shown to a
 client after that, never before; so a process that dies at any moment has shown nothing that is not in the table.
 
-The wait for the disk is left out for one kind of record: a file of the full map, of which there may be millions. Their
-counters are set aside in blocks, and it is the block that is waited for. A power cut can lose such a file's number, but
-not give it to another file.
+The wait for the disk is left out for records of single files, of which there may be millions. For those of the full
+map counters are set aside in blocks, and it is the block that is waited for: a power cut can lose such a file's number,
+but not give it to another file. A holder (fusemap.qid.owners) that a power cut loses is forgotten: its inode's number
+goes to whichever file is there when it is next seen.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from fusemap.errors import DamagedTable, Refused
 from fusemap.host.identity import boot_id
-from fusemap.qid import Allocator, Build, FullEntry, Learn, Mapper, Record
+from fusemap.qid import Allocator, Build, FullEntry, Holder, Learn, Mapper, Record
 from fusemap.table.home import Home
 from fusemap.table.ledger import Change, Device, Floor, Ledger, is_dead, session_of
 from fusemap.table.shelf import NoRoom
@@ -82,10 +83,10 @@ class Table(Allocator):
         with self._locked():
             pass
 
-    def mapper(self) -> Mapper:
+    def mapper(self, by_generation: bool = False) -> Mapper:
         """A Mapper that knows this table and adds to it. Raises DamagedTable where it contradicts itself."""
         try:
-            return Mapper(self.mode, self.k, self.records(), self)
+            return Mapper(self.mode, self.k, self.records(), self, by_generation)
         except ValueError as error:
             raise DamagedTable(
                 f"the table in {self.where} contradicts itself ({error}); nothing was changed. See what fusemap table "
@@ -202,8 +203,8 @@ class Table(Allocator):
             if now is not None:
                 missing = [entry for index, entry in now.entries.items() if ledger.entries.get(index) != entry]
                 missing_files = [full for counter, full in now.full.items() if ledger.full.get(counter) != full]
-                if missing or missing_files:
-                    raise ValueError(f"{len(missing) + len(missing_files)} records of the table would be lost")
+                if missing or missing_files or not ledger.holds(now):
+                    raise ValueError("records of the table would be lost")
             self._replace(ledger)
 
     # Inside -----------------------------------------------------------------------------------------------------------
@@ -215,8 +216,8 @@ class Table(Allocator):
         return Ledger(self.mode, self.k, os.urandom(16))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[list[Record]]:
-        """The lock, and what others have added since it was last held: the mapper must be told of it."""
+    def _locked(self) -> Iterator[Callable[[], list[Record]]]:
+        """The lock, and a way to what others have added since it was last held: the mapper must be told of it."""
         with self._thread, contextlib.ExitStack() as stack:
             stack.enter_context(self._home.lock())
             before = self._store
@@ -232,12 +233,13 @@ class Table(Allocator):
             self._store = store
             ledger = self._ledger()
             if ledger is None:
-                yield []
+                yield list
                 return
             self._check_kind(ledger)
             if store is not before or not self._told:
-                new = ledger.records(self._boot)
-            yield [record for record in new if not is_dead(str(record.device), self._boot)]
+                yield lambda: ledger.records(self._boot)
+            else:
+                yield lambda: [record for record in new if not is_dead(str(record.device), self._boot)]
 
     def _check_kind(self, ledger: Ledger) -> None:
         if self._any_kind:
@@ -250,7 +252,7 @@ class Table(Allocator):
 
     def _allocate(self, key: str, build: Build, learn: Learn) -> Record | None:
         with self._locked() as news:
-            self._pass_on(news, learn)
+            self._pass_on(news(), learn)
             self._told = True
             ledger = self._ledger() or self._new_ledger()
             start, end = self._block
@@ -274,7 +276,7 @@ class Table(Allocator):
         if key not in ledger.devices:
             met = self._pending.pop(key, None)
             changes.append(met if met is not None else Device(key, "", int(time.time() // _DAY)))
-        durable, block = True, self._block
+        durable, block = not isinstance(record, Holder), self._block
         if isinstance(record, FullEntry):
             in_database = self._store is not None and self._store.shelf.kind == "sqlite"
             start, end = block
@@ -295,8 +297,8 @@ class Table(Allocator):
             self._begin(ledger)
             return
         try:
-            if store.shelf.kind == "xattr" and len(ledger.full) >= _FULL_IN_ATTRIBUTES:
-                raise NoRoom(7, "attributes are no place for the full map")  # E2BIG
+            if store.shelf.kind == "xattr" and len(ledger.full) + ledger.holder_count >= _FULL_IN_ATTRIBUTES:
+                raise NoRoom(7, "attributes are no place for single files")  # E2BIG
             store.append(changes, durable)
         except NoRoom as why:
             state = ledger.copy()

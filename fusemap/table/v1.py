@@ -73,6 +73,7 @@ class Report(NamedTuple):
     inexact: int
     left_out: int
     files: int = 0
+    holders: int = 0
 
     def __str__(self) -> str:
         text = f"{self.taken} entries, of which {self.inexact} may have stood for several inodes with one number"
@@ -80,6 +81,8 @@ class Report(NamedTuple):
             text += f"; {self.left_out} left out, their indices stay unused"
         if self.files:
             text += f"; {self.files} files of the full map left out"
+        if self.holders:
+            text += f"; which file had an inode number first, left out for {self.holders}: v1 cannot say that"
         return text
 
 
@@ -226,7 +229,7 @@ def export_from(ledger: Ledger, dev_of: Callable[[str], int | None]) -> tuple[V1
         elements.append(element)
         if suffixes:
             bits.setdefault(dev, width)
-    report = Report(taken, inexact, left_out, len(ledger.full))
+    report = Report(taken, inexact, left_out, len(ledger.full), ledger.holder_count)
     return V1Table(suffixes, ledger.k if suffixes else 0, elements, bits), report
 
 

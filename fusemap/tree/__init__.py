@@ -7,6 +7,8 @@ live         the tree itself: look-up, numbers, look-up counts
 changes      what makes, names, removes and alters files
 directory    reading directories
 attributes   extended attributes
+virtual      attributes that say where a file is on the host
+data         open files and what is read and written
 """
 
 from fusemap.tree.directory import Directory

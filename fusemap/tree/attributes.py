@@ -15,6 +15,7 @@ import os
 from typing import Final
 
 from fusemap.host.creds import Caller
+from fusemap.tree.changes import acting
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
 
@@ -23,28 +24,31 @@ _TABLE_PREFIXES: Final = (OWN_PREFIX, b"user.virtfs.system.")
 _ACL: Final = b"system.posix_acl_"
 
 
-def get(tree: Tree, node: Node, name: bytes) -> bytes:
+def get(tree: Tree, node: Node, name: bytes, by: Caller | None = None) -> bytes:
     """getxattr(2). Raises OSError, ENODATA when it is not there."""
     if _is_table(tree, node, name):
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    return os.getxattr(tree.proc(node), name)
+    path = tree.proc(node)
+    with acting(tree, by):
+        return os.getxattr(path, name)
 
 
-def put(tree: Tree, node: Node, name: bytes, value: bytes, caller: Caller) -> None:
-    """setxattr(2), creating or replacing. Raises OSError."""
+def put(
+    tree: Tree, node: Node, name: bytes, value: bytes, caller: Caller, flags: int = 0, by: Caller | None = None
+) -> None:
+    """setxattr(2), `flags` being 0, XATTR_CREATE or XATTR_REPLACE. Raises OSError."""
     _refuse_table(tree, node, name)
     path = tree.proc(node)
-    if name.startswith(_ACL):
-        with tree.identity.of(caller):
-            os.setxattr(path, name, value)
-    else:
-        os.setxattr(path, name, value)
+    with acting(tree, caller if name.startswith(_ACL) else by):
+        os.setxattr(path, name, value, flags)
 
 
-def remove(tree: Tree, node: Node, name: bytes) -> None:
+def remove(tree: Tree, node: Node, name: bytes, by: Caller | None = None) -> None:
     """removexattr(2). Raises OSError, ENODATA when it is not there."""
     _refuse_table(tree, node, name)
-    os.removexattr(tree.proc(node), name)
+    path = tree.proc(node)
+    with acting(tree, by):
+        os.removexattr(path, name)
 
 
 def names(tree: Tree, node: Node, caller: Caller) -> list[bytes]:

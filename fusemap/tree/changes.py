@@ -1,8 +1,8 @@
 """Everything that makes, names, removes or alters a file, as functions on a tree.
 
 What comes into being is made by the caller's own identity, so that the host's rules give it owner, group, mode and ACL.
-The rest is done as the server: whether the caller may do it was checked by whoever serves him (the kernel's
-default_permissions for a mount), with the attributes and ACLs that the tree gave it.
+The rest is done as the server where whoever serves the caller has checked that he may (the kernel's default_permissions
+for a mount), with the attributes and ACLs that the tree gave it; where nobody has, `by` names him, and the host checks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 
 from fusemap.errors import MappingExhausted
-from fusemap.host.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Stat
+from fusemap.host.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, Stat
 from fusemap.host.creds import Caller
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
@@ -79,35 +79,37 @@ def create(tree: Tree, parent: Node, name: bytes, flags: int, mode: int, caller:
     return fd, node, st
 
 
-def link(tree: Tree, node: Node, parent: Node, name: bytes) -> tuple[Node, Stat]:
+def link(tree: Tree, node: Node, parent: Node, name: bytes, by: Caller | None = None) -> tuple[Node, Stat]:
     """link(2): one more name for `node`, whose look-up count is raised by one. Raises OSError."""
     directory = tree.fd(parent)
     source = b"/proc/self/fd/%d" % tree.fd_on(node, parent.mount)
-    os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+    with acting(tree, by):
+        os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
     found, st = tree.lookup(parent, name)
     return found, st
 
 
-def unlink(tree: Tree, parent: Node, name: bytes) -> int | None:
+def unlink(tree: Tree, parent: Node, name: bytes, by: Caller | None = None) -> int | None:
     """unlink(2). Raises OSError.
 
     Freeing the blocks of a large file can take the host seconds; then the answer is a descriptor whose closing does
     that, to be closed where nobody waits, otherwise None.
     """
-    return _remove(tree, parent, name, os.unlink)
+    return _remove(tree, parent, name, os.unlink, by)
 
 
-def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
+def rmdir(tree: Tree, parent: Node, name: bytes, by: Caller | None = None) -> None:
     """rmdir(2). Raises OSError."""
-    _remove(tree, parent, name, os.rmdir)
+    _remove(tree, parent, name, os.rmdir, by)
 
 
 def rename(
-    tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int, caller: Caller
+    tree: Tree, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int, caller: Caller | None
 ) -> int | None:
     """renameat2(2) with any of its flags; the answer is like that of `unlink`, for a file that was replaced.
 
-    Raises OSError, EXDEV between two file systems.
+    Only with RENAME_WHITEOUT, and where nobody has checked that he may, there need be a `caller`. Raises OSError, EXDEV
+    between two file systems.
     """
     old_fd = tree.fd(old_parent)
     new_fd = tree.fd(new_parent)
@@ -116,10 +118,7 @@ def rename(
         with contextlib.suppress(OSError):
             replaced = tree.removing(new_fd, new)
     try:
-        if flags & RENAME_WHITEOUT:  # leaves a device node behind, which is the caller's
-            with tree.identity.of(caller):
-                tree.calls.rename(old_fd, old, new_fd, new, flags)
-        else:
+        with acting(tree, caller):
             tree.calls.rename(old_fd, old, new_fd, new, flags)
     except BaseException:
         if replaced is not None:
@@ -134,11 +133,17 @@ def rename(
     return tree.removed(new_parent, *replaced)
 
 
-def _remove(tree: Tree, parent: Node, name: bytes, remove: Callable[..., None]) -> int | None:
+def acting(tree: Tree, by: Caller | None) -> contextlib.AbstractContextManager[None]:
+    """A context in which this thread has the rights of `by`, or goes on as the server."""
+    return contextlib.nullcontext() if by is None else tree.identity.of(by)
+
+
+def _remove(tree: Tree, parent: Node, name: bytes, remove: Callable[..., None], by: Caller | None) -> int | None:
     directory = tree.fd(parent)
     st, fd = tree.removing(directory, name)
     try:
-        remove(name, dir_fd=directory)
+        with acting(tree, by):
+            remove(name, dir_fd=directory)
     except BaseException:
         os.close(fd)
         raise
@@ -150,16 +155,20 @@ def readlink(tree: Tree, node: Node) -> bytes:
     return os.readlink(b"", dir_fd=tree.fd(node))
 
 
-def chmod(tree: Tree, node: Node, mode: int) -> None:
+def chmod(tree: Tree, node: Node, mode: int, by: Caller | None = None) -> None:
     """chmod(2). Raises OSError; EOPNOTSUPP for a symbolic link."""
     if node.kind == stat.S_IFLNK:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    os.chmod(tree.proc(node), mode & 0o7777)
+    path = tree.proc(node)
+    with acting(tree, by):
+        os.chmod(path, mode & 0o7777)
 
 
-def chown(tree: Tree, node: Node, uid: int, gid: int) -> None:
+def chown(tree: Tree, node: Node, uid: int, gid: int, by: Caller | None = None) -> None:
     """lchown(2); -1 leaves a value as it is. Raises OSError."""
-    os.chown(tree.proc(node), uid, gid)
+    path = tree.proc(node)
+    with acting(tree, by):
+        os.chown(path, uid, gid)
 
 
 def chown_nothing(tree: Tree, node: Node, caller: Caller) -> None:
@@ -172,9 +181,13 @@ def chown_nothing(tree: Tree, node: Node, caller: Caller) -> None:
         os.chown(tree.proc(node), -1, -1)
 
 
-def utimens(tree: Tree, node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """utimensat(2) in nanoseconds since 1970; None leaves a time as it is. Raises OSError."""
-    tree.calls.utimens(tree.proc(node), atime_ns, mtime_ns)
+def utimens(
+    tree: Tree, node: Node, atime_ns: int | None, mtime_ns: int | None, by: Caller | None = None
+) -> None:
+    """utimensat(2) in nanoseconds since 1970, or NOW; None leaves a time as it is. Raises OSError."""
+    path = tree.proc(node)
+    with acting(tree, by):
+        tree.calls.utimens(path, atime_ns, mtime_ns)
 
 
 def access(tree: Tree, node: Node, mode: int, caller: Caller) -> bool:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from stat import S_IFDIR
 
 from fusemap.errors import MappingExhausted
 from fusemap.host.calls import Entry, Stat
+from fusemap.tree.filesystems import BTRFS_SUBVOLUME_INODE
 from fusemap.tree.live import Tree
 from fusemap.tree.node import Node
+from fusemap.tree.reach import KIND
 
 _DOTS = (b".", b"..")
 _LOOKED_INTO = (0, 4)  # DT_UNKNOWN, DT_DIR
@@ -24,12 +27,12 @@ Item = tuple[Entry, Node | None, int, Stat | None]
 
 
 class Directory:
-    """An open directory. Raises OSError when it cannot be opened."""
+    """An open directory; `fd` is its descriptor where it is open already. Raises OSError when it cannot be opened."""
 
-    def __init__(self, tree: Tree, node: Node) -> None:
+    def __init__(self, tree: Tree, node: Node, fd: int = -1) -> None:
         self._tree = tree
         self.node = node
-        self.fd = tree.open(node, os.O_RDONLY | os.O_DIRECTORY)
+        self.fd = tree.open(node, os.O_RDONLY | os.O_DIRECTORY) if fd < 0 else fd
         tree.opened(node, self.fd)
         self._pending: list[Entry] = []  # last record first
         self._at = 0
@@ -46,10 +49,7 @@ class Directory:
 
         Whoever stops taking them must say so by `reject`, so that the entry comes again. Raises OSError.
         """
-        if cookie != self._at or not cookie:
-            os.lseek(self.fd, cookie, os.SEEK_SET)
-            self._pending.clear()
-            self._at = cookie
+        self._seek(cookie)
         tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
         path, key = tree.mapper.path, node.mount.key(node.device, False)
         now = time.time_ns()
@@ -83,6 +83,59 @@ class Directory:
             pending.pop()
             self._at = cookie
             yield entry, found, number, st
+
+    def stats(self, cookie: int, top: Node) -> Iterator[tuple[Entry, int, Stat | None]]:
+        """Like `read`, for a client that is told no more than number and stat: no node is made.
+
+        For `top` the entry ".." is `top` itself. The stat is None where the host refuses it. Raises OSError.
+        """
+        self._seek(cookie)
+        tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
+        statx, path = tree.calls.statx, tree.mapper.path
+        key, directory_key = node.mount.key(node.device, False), node.mount.key(node.device, True)
+        mount_id = node.mount.id
+        major, minor = node.device.major, node.device.minor
+        while True:
+            if not pending:
+                pending.extend(reversed(tree.calls.getdents(fd)))
+                if not pending:
+                    return
+            entry = pending[-1]
+            inode, cookie, _, name = entry
+            st: Stat | None
+            try:
+                if name == b"." or (name == b".." and node is top):
+                    number, st = node.number, tree.stat(node)
+                elif name == b"..":
+                    number, st = tree.number_above(node, fd)
+                else:
+                    st = statx(fd, name)
+                    plain = st.mnt_id == mount_id and st.dev_minor == minor and st.dev_major == major
+                    if plain and st.mode & KIND != S_IFDIR:
+                        number = path(key, st.ino)
+                    elif plain and st.ino != BTRFS_SUBVOLUME_INODE:
+                        number = path(directory_key, st.ino)
+                    else:  # something is mounted there
+                        found, st = tree.entry(node, fd, name, 0)
+                        number = found.number
+                        tree.forget(found, 0)
+            except FileNotFoundError:  # removed since the record was read
+                pending.pop()
+                self._at = cookie
+                continue
+            except MappingExhausted:
+                raise
+            except OSError:
+                number, st = path(key, inode), None
+            pending.pop()
+            self._at = cookie
+            yield entry, number, st
+
+    def _seek(self, cookie: int) -> None:
+        if cookie != self._at or not cookie:
+            os.lseek(self.fd, cookie, os.SEEK_SET)
+            self._pending.clear()
+            self._at = cookie
 
     def reject(self, entry: Entry, cookie: int) -> None:
         """`entry`, the last one read, was not taken; the listing stands at `cookie`, that of the entry before it."""

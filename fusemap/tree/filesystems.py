@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -34,12 +35,18 @@ log = logging.getLogger(__name__)
 # Metadata of these comes over a network or from another process: a look-up may take as long as that likes.
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "virtiofs"})
 _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_BTRFS_SUBVOLUME_INODE: Final = 256
+BTRFS_SUBVOLUME_INODE: Final = 256
+_DOMAIN: Final = " at "
 
 
 def is_remote(kind: str) -> bool:
     """Whether a file system of this kind answers from a network or another process, as late as that likes."""
     return kind in _REMOTE or kind.startswith("fuse")
+
+
+def bare(key: str) -> str:
+    """The device's own key, where `Mount.key` may have added through which mount it is seen."""
+    return key.partition(_DOMAIN)[0]
 
 
 Seen = Callable[[str, str], None]
@@ -64,9 +71,12 @@ class Device:
 
 
 class Mount:
-    """One mount in the tree. `place` is the node and name it covers, None for the root's own mount."""
+    """One mount in the tree. `place` is the node and name it covers, None for the root's own mount.
 
-    __slots__ = ("domain", "file_domain", "handles", "id", "info", "place", "remote")
+    `met` is when it was first seen, in nanoseconds since 1970.
+    """
+
+    __slots__ = ("domain", "file_domain", "handles", "id", "info", "met", "place", "remote")
 
     def __init__(self, id: int, info: MountInfo | None, place: tuple[Node, bytes] | None) -> None:
         self.id = id
@@ -75,12 +85,13 @@ class Mount:
         self.domain = ""
         self.file_domain = ""
         self.handles = False
+        self.met = time.time_ns()
         self.remote = is_remote(info.kind if info else "")
 
     def key(self, device: Device, directory: bool) -> str:
         """What stands in the mapping for `device` as seen through this mount."""
         domain = self.domain if directory else self.file_domain
-        return f"{device.key} at {domain}" if domain else device.key
+        return device.key + _DOMAIN + domain if domain else device.key
 
     @property
     def kind(self) -> str:

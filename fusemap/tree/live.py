@@ -8,7 +8,6 @@ How a node's host file is reached, and which descriptors that takes, is told in 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import stat
@@ -16,9 +15,9 @@ from collections.abc import Generator, Mapping
 from typing import Final
 
 from fusemap.host.calls import Handle, Stat
-from fusemap.host.generation import generation
+from fusemap.host.generation import generation, lasting_generation
 from fusemap.qid import Mapper
-from fusemap.tree.filesystems import FileSystems, Seen, opener
+from fusemap.tree.filesystems import FileSystems, Mount, Seen, opener
 from fusemap.tree.node import Node
 from fusemap.tree.reach import KIND, PATH_ONLY, Reach, stale
 
@@ -46,6 +45,7 @@ class Tree(Reach):
         super().__init__(os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self.mapper: Final = mapper
         self.reused = 0
+        self.by_generation: Final = mapper.by_generation
         self._path = mapper.path
         self._nodes: dict[int, Node] = {}
         try:
@@ -74,7 +74,7 @@ class Tree(Reach):
         "." is the directory itself and ".." its parent, which for the root is the root. Raises OSError.
         """
         if name == b"..":
-            return self._lookup_parent(parent)
+            return self.lookup_parent(parent)
         fd = os.open(name, PATH_ONLY, dir_fd=self.fd(parent))
         try:
             st = self.calls.statx(fd, b"")
@@ -123,11 +123,11 @@ class Tree(Reach):
         The answer is like that of `forget`.
         """
         if st.nlink == 1 or stat.S_ISDIR(st.mode):
-            node = self._known(parent, st)
+            node = self._known(parent, st, fd)
             if (
                 node is not None
                 and node.lookups > 0
-                and (node.handle is None or node.handle == self.calls.handle(fd, b""))
+                and (node.handle is None or self.same(node, fd, st))
                 and self.keep(node, fd)
             ):
                 return None
@@ -140,8 +140,8 @@ class Tree(Reach):
         os.close(fd)
         return None
 
-    def _known(self, parent: Node, st: Stat) -> Node | None:
-        """The node of a file that was seen in `parent`, if it is known."""
+    def _known(self, parent: Node, st: Stat, fd: int) -> Node | None:
+        """The node of a file that was seen in `parent` and is open as `fd`, if it is known."""
         mount, device = parent.mount, parent.device
         directory = stat.S_ISDIR(st.mode)
         if st.mnt_id != mount.id:
@@ -150,7 +150,8 @@ class Tree(Reach):
             key: str | None = mount.key(device, directory)
         else:
             key = self.filesystems.key(st, directory)
-        number = None if key is None else self.mapper.peek(key, st.ino)
+        handle = self.handle_of(fd, b"", st) if self.by_generation else None
+        number = None if key is None else self._known_number(mount, key, st.ino, handle)
         node = None if number is None else self._nodes.get(number)
         return node if node is not None and node.kind == st.mode & KIND else None
 
@@ -165,6 +166,7 @@ class Tree(Reach):
         mount, device, kind = parent.mount, parent.device, st.mode & KIND
         if (
             not mount.handles
+            or self.by_generation
             or st.mnt_id != mount.id
             or st.dev_minor != device.minor
             or st.dev_major != device.major
@@ -202,7 +204,7 @@ class Tree(Reach):
             st = self.calls.statx(fd, b"")
         finally:
             os.close(fd)
-        if self._is_root(st):
+        if self._is(self.root, st):
             return self.root
         key = self.filesystems.key(st, True)
         number = None if key is None else self.mapper.peek(key, st.ino)
@@ -213,7 +215,7 @@ class Tree(Reach):
         if node is self.root:
             return node.number, self.stat(node)
         st = self.calls.statx(fd, b"..")
-        number = self.root.number if self._is_root(st) else self.filesystems.number(self._path, st, node)
+        number = self.root.number if self._is(self.root, st) else self.filesystems.number(self._path, st, node)
         return number, st
 
     def renamed(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes, exchanged: bool) -> None:
@@ -232,12 +234,7 @@ class Tree(Reach):
 
     def _enter(self, parent: Node | None, name: bytes, at: int, at_name: bytes, st: Stat) -> Node:
         """The node for a file that was just seen as `at_name` in `at`, made if it is new."""
-        try:
-            handle = self.calls.handle(at, at_name)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EOVERFLOW):
-                raise
-            handle = None
+        handle = self.handle_of(at, at_name, st)
         if parent is not None and st.mnt_id == parent.mount.id:
             mount = parent.mount
         else:
@@ -254,12 +251,12 @@ class Tree(Reach):
             device = parent.device
         else:
             device = self.filesystems.device_of(st, mount, handle, opener(at, at_name))
-        number = self._path(mount.key(device, kind == stat.S_IFDIR), st.ino)
+        number = self._number(mount, mount.key(device, kind == stat.S_IFDIR), st.ino, handle)
         node = self._nodes.get(number)
         if node is None:
             node = Node(number, device, mount, st.ino, kind, handle, 0 if handle is None else generation(handle))
             self._nodes[number] = node
-        elif node.handle != handle or node.kind != kind:
+        elif node.kind != kind or (node.handle != handle and not self.copied_up(node, handle)):
             if at_name and parent is not None:  # stat and handle were two look-ups of a name that the host may change
                 return self._enter_again(parent, name, at, at_name)
             self._reuse(node, kind, handle)
@@ -271,6 +268,29 @@ class Tree(Reach):
             node.place = (parent, name)
         return node
 
+    def _number(self, mount: Mount, key: str, inode: int, handle: Handle | None) -> int:
+        """The number of a file, by its generation too where that counts and can be told for certain."""
+        if not self.by_generation:
+            return self._path(key, inode)
+        generation = None if mount.remote else lasting_generation(handle)
+        if generation is None:
+            return self._path(key, inode)
+        full = self.mapper.full_used()
+        number = self.mapper.path_of(key, inode, generation)
+        if self.mapper.full_used() != full and number != self.mapper.peek(key, inode):
+            self._count_reuse(key, inode, number)
+        return number
+
+    def _known_number(self, mount: Mount, key: str, inode: int, handle: Handle | None) -> int | None:
+        """As `_number`, None where the file has none yet."""
+        generation = None if not self.by_generation or mount.remote else lasting_generation(handle)
+        return self.mapper.peek(key, inode) if generation is None else self.mapper.peek_of(key, inode, generation)
+
+    def _count_reuse(self, key: str, inode: int, number: int) -> None:
+        self.reused += 1
+        told = logging.DEBUG if self.reused > 1 else logging.INFO
+        log.log(told, "the host gave inode number %d of %s to another file; its number is %d", inode, key, number)
+
     def _enter_again(self, parent: Node, name: bytes, at: int, at_name: bytes) -> Node:
         """`_enter` by a descriptor, so that stat and handle are surely the same file's."""
         fd = os.open(at_name, PATH_ONLY, dir_fd=at)
@@ -281,28 +301,31 @@ class Tree(Reach):
 
     def _reuse(self, node: Node, kind: int, handle: Handle | None) -> None:
         """The host gave the inode number to another file: same number, another generation; clients see a new file."""
-        self.reused += 1
+        self._count_reuse(node.device.key, node.inode, node.number)
         self.drop(node)
         node.kind = kind
         node.unchanged = 0
         node.handle = handle
         node.generation = (node.generation + 1) & 0xFFFFFFFF if handle is None else generation(handle)
-        log.debug("inode number used again: %r", node)
 
-    def _lookup_parent(self, node: Node) -> tuple[Node, Stat]:
-        """The directory above, proved to be inside the tree: a directory moved out of it on the host is a dead end."""
-        if node is self.root:
+    def lookup_parent(self, node: Node, top: Node | None = None) -> tuple[Node, Stat]:
+        """The directory above `node`, or `top` itself (by default the root) for `top`; look-up count as by `lookup`.
+
+        It is proved to be inside `top`: a directory that was moved out on the host is a dead end. Raises OSError.
+        """
+        top = top or self.root
+        if node is top:
             node.lookups += 1
             return node, self.stat(node)
         fd = os.open(b"..", PATH_ONLY, dir_fd=self.fd(node))
         try:
             with contextlib.closing(self._ancestors(fd)) as ancestors:
-                if not any(self._is_root(st) for st in ancestors):
+                if not any(self._is(top, st) for st in ancestors):
                     raise stale()
             st = self.calls.statx(fd, b"")
             if not self.filesystems.knows(st.mnt_id):
                 raise stale()
-            parent = self.root if self._is_root(st) else self._enter(None, b"", fd, b"", st)
+            parent = self.root if self._is(self.root, st) else self._enter(None, b"", fd, b"", st)
         finally:
             os.close(fd)
         parent.lookups += 1
@@ -324,7 +347,7 @@ class Tree(Reach):
         finally:
             os.close(fd)
 
-    def _is_root(self, st: Stat) -> bool:
-        root, device = self.root, self.root.device
-        same_file = st.ino == root.inode and st.dev_minor == device.minor and st.dev_major == device.major
-        return same_file and st.mnt_id == root.mount.id
+    def _is(self, node: Node, st: Stat) -> bool:
+        """Whether this is the stat of directory `node`, seen through the same mount."""
+        same_file = st.ino == node.inode and st.dev_minor == node.device.minor and st.dev_major == node.device.major
+        return same_file and st.mnt_id == node.mount.id

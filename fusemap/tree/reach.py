@@ -18,14 +18,16 @@ import resource
 import stat
 from typing import Final
 
-from fusemap.host.calls import Calls, Stat
+from fusemap.host.calls import Calls, Handle, Stat
 from fusemap.host.creds import Identity
+from fusemap.host.generation import birth_ns, for_comparing
 from fusemap.tree.filesystems import FileSystems, Mount, opener
 from fusemap.tree.node import Node
 
 BURST_DESCRIPTORS: Final = 128
 PATH_ONLY: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 KIND: Final = 0o170000
+_NO_HANDLE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EOVERFLOW)
 
 
 class Reach:
@@ -185,13 +187,46 @@ class Reach:
                 or st.dev_major != node.device.major
                 or st.mnt_id != node.mount.id
                 or st.mode & KIND != node.kind
-                or (not node.mount.handles and node.handle is not None and self.calls.handle(fd, b"") != node.handle)
+                or (not node.mount.handles and node.handle is not None and not self.same(node, fd, st))
             ):
                 raise stale()
         except BaseException:
             os.close(fd)
             raise
         return fd, st
+
+    def handle_of(self, at: int, name: bytes, st: Stat) -> Handle | None:
+        """What tells the file `name` in `at` (b"": `at` itself) from later ones with its inode number. Raises OSError.
+
+        `st` is its stat. None where the host tells nothing.
+        """
+        try:
+            return self.calls.handle(at, name)
+        except OSError as error:
+            if error.errno not in _NO_HANDLE:
+                raise
+        return for_comparing(self.calls.fid(at, name), st)
+
+    def same(self, node: Node, fd: int, st: Stat) -> bool:
+        """Whether `fd`, whose inode and kind are the node's, is the node itself and no later file. Raises OSError."""
+        handle = self.handle_of(fd, b"", st)
+        return handle == node.handle or self.copied_up(node, handle)
+
+    def copied_up(self, node: Node, handle: Handle | None) -> bool:
+        """Whether an overlay's file may have got another time of birth, in `handle`, without being another file.
+
+        That happens once, when a file of a lower layer is copied up for writing. What was born since the overlay was
+        first seen lies in the upper layer already, so another time of birth is another file then. (The inode number of
+        a lower layer's file is nobody else's while that layer is there; that of an older file of the upper layer may
+        become another's, and that is taken for a copy. Overlays that give a handle for comparing do not come here.)
+        """
+        if handle is None or node.mount.kind != "overlay":
+            return False
+        before = birth_ns(node.handle)
+        if before is None or before >= node.mount.met or birth_ns(handle) is None:
+            return False
+        node.handle = handle
+        return True
 
     def _mount_fd(self, mount: Mount) -> int:
         """A descriptor that open_by_handle_at(2) takes for `mount`. Raises OSError, ESTALE when it was unmounted."""

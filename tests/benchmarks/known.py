@@ -45,20 +45,20 @@ def measure(directory: Path, count: int = COUNT, tell: Callable[[str], None] = l
     server = Contender("fusemap", lambda source, mount: [*command, source, mount])
     mounted = server.mounted(root, target, pass_fds=[writer], preexec_fn=_limit)
     with os.fdopen(reader) as answers, mounted as (mount, pid):
-        before, seconds_before = _resident(pid), _processor_seconds(pid)
-        descriptors = _walk(mount, pid)
-        after = _resident(pid)
-        seconds = _processor_seconds(pid) - seconds_before
+        before, seconds_before = resident(pid), processor_seconds(pid)
+        most = _walk(mount, pid)
+        after = resident(pid)
+        seconds = processor_seconds(pid) - seconds_before
         os.kill(pid, signal.SIGUSR1)
         nodes = int(answers.readline())
-        descriptors = max(descriptors, _descriptors(pid))
+        most = max(most, descriptors(pid))
     os.close(writer)
     subprocess.run(["umount", str(root)], check=True)
     return {
         "nodes": nodes,
         "bytes": after - before,
         "bytes_an_inode": (after - before) / nodes,
-        "descriptors": descriptors,
+        "descriptors": most,
         "descriptor_limit": LIMIT,
         "server_seconds": seconds,
     }
@@ -88,7 +88,7 @@ def _walk(mount: Path, pid: int) -> int:
     most = 0
     with subprocess.Popen(["find", str(mount), "-size", "+1"], stdout=subprocess.DEVNULL) as client:
         while True:
-            most = max(most, _descriptors(pid))
+            most = max(most, descriptors(pid))
             try:
                 status = client.wait(_SAMPLE_SECONDS)
                 break
@@ -99,11 +99,12 @@ def _walk(mount: Path, pid: int) -> int:
     return most
 
 
-def _descriptors(pid: int) -> int:
+def descriptors(pid: int) -> int:
+    """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     """VmRSS in bytes (proc_pid_status(5))."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -111,7 +112,7 @@ def _resident(pid: int) -> int:
     raise OSError(f"process {pid} is gone")
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """User and system time (proc_pid_stat(5), fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

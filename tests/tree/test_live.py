@@ -5,18 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fusemap.host.calls import Calls
 from fusemap.qid import Mapper
-from fusemap.tree import Tree, changes
+from fusemap.tree import Tree, attributes, changes
 from fusemap.tree.reach import BURST_DESCRIPTORS
 
+from ..support import needs
 from ..support.process import ALICE, User, call_as
 from ..support.stage import Stage
 from ..support.trees import ME, descriptors, opened, walk
+
+CLOCK_REALTIME_COARSE = 5  # linux/time.h
 
 
 @pytest.fixture(params=["handles", "places"])
@@ -160,6 +165,111 @@ def test_a_reused_inode_number_is_another_generation(stage: Stage) -> None:
         assert (new.number, new.inode) == (number, inode)
         assert new.generation != generation
         assert tree.reused == 1
+
+
+@pytest.fixture(params=["fid", "birth"])
+def overlay(request: pytest.FixtureRequest, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An overlay, a file system without handles, whose upper layer gives inode numbers again at once.
+
+    With "birth" it is one of a kernel that gives no handles for comparing either. Its lower layer has a file "low".
+    """
+    disk = stage.ext4("disk", 16, "-N", "64")
+    for name in ("upper", "work", "lower"):
+        (disk / name).mkdir()
+    (disk / "lower" / "low").write_text("low")
+    (disk / "upper" / "old").write_text("old")
+    options = f"xino=on,lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+    source = stage.mount("overlay", "src", "-t", "overlay", "-o", options)
+    if request.param == "birth":
+        monkeypatch.setattr(Calls, "fid", lambda self, dirfd, name: b"")
+    elif not Calls().fid(-100, os.fsencode(source / "low")):
+        needs.missing("this kernel gives no handles for comparing (AT_HANDLE_FID) on an overlay")
+    return source
+
+
+def tick() -> None:
+    """Waits until the clock by which files are born has moved on."""
+    now = time.clock_gettime(CLOCK_REALTIME_COARSE)
+    while time.clock_gettime(CLOCK_REALTIME_COARSE) == now:
+        time.sleep(0.001)
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Removes a file and makes another one at its place until that has the inode number of the first."""
+    inode = path.stat().st_ino
+    for _ in range(60):
+        path.unlink()
+        make(path)
+        if path.lstat().st_ino == inode:
+            return
+    pytest.fail("the inode number did not come up again")
+
+
+@pytest.mark.parametrize("again", ["file", "fifo"])
+def test_a_reused_inode_number_where_there_are_no_handles(overlay: Path, again: str) -> None:
+    """At the very place of the old file: what was known must not become the new one unnoticed."""
+    make: Callable[[Path], object] = os.mkfifo if again == "fifo" else (lambda path: path.write_text("new"))
+    with opened(overlay) as tree:
+        tick()
+        (overlay / "f").write_text("old")
+        old, _ = tree.lookup(tree.root, b"f")
+        number, generation = old.number, old.generation
+        assert old.handle is None or not old.mount.handles
+        tree.rest()
+        tick()
+        replace(overlay / "f", make)
+        fails(errno.ESTALE, lambda: tree.stat(old))
+        fails(errno.ESTALE, lambda: tree.open(old, os.O_RDONLY))
+        new, _ = tree.lookup(tree.root, b"f")
+        assert (new.number, new.generation != generation) == (number, True)
+        assert tree.reused == 1
+
+
+@pytest.mark.parametrize("by", ["open", "chmod", "chown", "utimens", "xattr", "link", "rename", "the host"])
+def test_a_file_that_is_copied_up_stays_what_it_was(overlay: Path, by: str) -> None:
+    """An overlay's file moves to the upper layer when it is changed; with that its time of birth is another one."""
+    with opened(overlay) as tree:
+        node, before = tree.lookup(tree.root, b"low")
+        generation, fd = node.generation, tree.open(node, os.O_RDONLY)
+        name = b"low"
+        if by == "open":
+            with open(tree.open(node, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
+                file.write(b"er")
+        elif by == "chmod":
+            changes.chmod(tree, node, 0o600)
+        elif by == "chown":
+            changes.chown(tree, node, ALICE.uid, ALICE.gid)
+        elif by == "utimens":
+            changes.utimens(tree, node, 1, 1)
+        elif by == "xattr":
+            attributes.put(tree, node, b"user.a", b"a", ME)
+        elif by == "link":
+            assert changes.link(tree, node, tree.root, b"linked")[0] is node
+        elif by == "rename":
+            name = b"renamed"
+            changes.rename(tree, tree.root, b"low", tree.root, name, 0, ME)
+        else:
+            with open(overlay / "low", "a") as written:
+                written.write("er")
+        text = b"lower" if by in ("open", "the host") else b"low"
+        for _ in range(2):
+            tree.rest()
+            assert tree.stat(node).ino == before.ino
+            assert (overlay / os.fsdecode(name)).stat().st_ino == before.ino
+            again = tree.open(node, os.O_RDONLY)
+            assert os.read(again, 10) == text
+            os.close(again)
+            assert tree.lookup(tree.root, name)[0] is node
+        assert (node.generation, tree.reused) == (generation, 0)
+        os.close(fd)
+        # In the upper layer it is a file like any other, whose number the host may give again.
+        tree.rest()
+        if by not in ("link", "rename"):
+            tick()
+            (overlay / os.fsdecode(name)).unlink()
+            (overlay / os.fsdecode(name)).write_text("another")
+            again_node, _ = tree.lookup(tree.root, name)
+            assert again_node is not node or node.generation != generation
 
 
 def test_descriptors_are_few_and_none_at_rest(stage: Stage) -> None:

@@ -1,11 +1,11 @@
-"""Attributes of a mounted file that say where it is on the host.
+"""Attributes of an exported file that say where it is on the host.
 
 They can be read by name and are not listed, so that no tool copies them:
 
 user.fusemap.device     the device's identity
 user.fusemap.inode      the inode number there
-user.fusemap.qid        the number that the mount gives it
-user.fusemap.locate.N   on the mount's root: which device and inode the number N stands for, as JSON
+user.fusemap.qid        its number in the exported tree
+user.fusemap.locate.N   on the root: which device and inode the number N stands for, as JSON
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import json
 import os
 from typing import Final
 
-from fusemap.tree import Node, Tree
 from fusemap.tree.attributes import OWN_PREFIX
+from fusemap.tree.live import Tree
+from fusemap.tree.node import Node
 
 VIRTUAL_PREFIX: Final = OWN_PREFIX
 _LOCATE: Final = b"locate."

@@ -1,0 +1,283 @@
+"""One connection: moves bytes between a channel and a session, and runs the session's work.
+
+There is one task that receives, lets the session advance and sends. It takes nothing more from a client as long as what
+was answered to him has not gone out: who does not read is not heard, and holds no memory but his own answers. Every
+call that may wait for a disk or a lock is a `Work`, run in a thread by a task of its own; its reply is sent the moment
+it is there, by that task, whatever the other one waits for. The two take turns at the channel by a lock, and only where
+it is full.
+
+A turn on the loop is one receipt, or as many requests of it as the session handles at once. Then others have theirs,
+if there are any.
+
+A work outlives its connection where it must: `Session.close()` asks it to come back, but a thread that hangs on a dead
+disk does not. Each work that was taken from a session gets exactly one finish() or fail(), also after close(), unless
+the server is ended by force; what it uses must stay open until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from fusemap.p9.channel import Buffer, Channel
+from fusemap.p9.session import Progress
+from fusemap.p9.wire import WireError
+
+if TYPE_CHECKING:
+    from fusemap.p9.session import Session, Work
+
+log = logging.getLogger(__name__)
+
+TURN_BYTES: Final = 64 << 10
+UNSENT_BYTES: Final = 4 << 20
+THREADS_A_DEVICE: Final = 16
+FIRST_VERSION_SECONDS: Final = 30.0
+GONE_SECONDS: Final = 1.0
+SELDOM_SECONDS: Final = 60.0
+
+
+class Seldom:
+    """Log lines that clients can cause: each kind once a minute at most, so that nobody fills the log."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def log(self, level: int, form: str, *values: object, error: BaseException | None = None) -> None:
+        """Logs a line of the kind that `form` is, if it is time for one."""
+        now = time.monotonic()
+        if now - self._said.get(form, -math.inf) < SELDOM_SECONDS:
+            self._left_out[form] = self._left_out.get(form, 0) + 1
+            return
+        self._said[form] = now
+        left_out = self._left_out.pop(form, 0)
+        more = f" ({left_out} more like this in the time before)" if left_out else ""
+        log.log(level, form + "%s", *values, more, exc_info=error)
+
+
+class Shared:
+    """What the connections of a server have in common: threads, and the knowledge of each other."""
+
+    def __init__(self, works: trio.Nursery) -> None:
+        self.works: Final = works
+        self.connections: Final[set[Connection]] = set()
+        self.under_way = 0
+        self.seldom: Final = Seldom()
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    def limiter(self, key: str) -> trio.CapacityLimiter:
+        """What limits the threads for one device, so that a slow disk is waited for by its own users only.
+
+        An empty key is for waits that are limited elsewhere and must not wait for each other (locks).
+        """
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE if key else math.inf)
+        return limiter
+
+    def alone(self) -> bool:
+        """Whether nobody else can be waiting for a turn."""
+        return len(self.connections) == 1 and not self.under_way
+
+
+class Connection:
+    """Serves `session` on `channel`; closes both."""
+
+    def __init__(self, session: Session, channel: Channel, name: str, shared: Shared) -> None:
+        self.name: Final = name
+        self._session = session
+        self._channel = channel
+        self._shared = shared
+        self._scope = trio.CancelScope()
+        self._sending = trio.Lock()
+        self._unsent: list[Buffer] = []
+        self._unsent_bytes = 0
+        self._under_way = 0
+        self._finish = trio.Event()
+        self._over = False
+        shared.connections.add(self)
+
+    async def run(self, patience: float = FIRST_VERSION_SECONDS) -> None:
+        """Serves it to its end. No version within `patience` seconds ends it. Raises nothing but cancellation."""
+        seldom = self._shared.seldom
+        self._scope.deadline = trio.current_time() + patience
+        try:
+            log.debug("%s: connected", self.name)
+            with self._scope:
+                await self._converse()
+            if self._scope.cancelled_caught and not self._session.versioned:
+                seldom.log(logging.WARNING, "%s: dropped, since it never said which version it speaks", self.name)
+        except _Ended as ended:
+            log.debug("%s: %s", self.name, ended)
+        except WireError as error:
+            seldom.log(logging.WARNING, "%s: dropped: %s", self.name, error)
+            self._say_the_last()
+        except Exception as error:
+            seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=error)
+        finally:
+            self._close()
+
+    # The conversation -------------------------------------------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        session, shared, scope = self._session, self._shared, self._scope
+        taken = 0
+        while True:
+            count = self._receive()
+            if count < 0:
+                taken = 0
+                await trio.lowlevel.wait_readable(self._channel.reader)
+                continue
+            if not count:
+                break
+            if taken and (taken >= TURN_BYTES or not shared.alone()):
+                taken = 0
+                await trio.lowlevel.checkpoint()
+            taken += count
+            session.received(count)
+            while await self._advance():
+                pass
+            if scope.deadline != math.inf and session.versioned:
+                scope.deadline = math.inf
+        # It has said all it has to say, and may still read.
+        while self._under_way:
+            await self._until_finished()
+        await self._sent()
+
+    async def _advance(self) -> bool:
+        """Lets the session handle what is there, once; whether there is more to be handled."""
+        session = self._session
+        progress = session.advance()
+        for work in session.work():
+            self._under_way += 1
+            self._shared.under_way += 1
+            self._shared.works.start_soon(self._run, work)
+        if not self._send(session.outgoing()):
+            await self._sent()
+        if progress is Progress.HUNGRY:
+            return False
+        if progress is Progress.BUSY:
+            await self._until_finished()
+        else:
+            await trio.lowlevel.checkpoint()
+        return True
+
+    def _receive(self) -> int:
+        """How many bytes came; 0 at the end, -1 when there are none for now."""
+        try:
+            return self._channel.receive(self._session.space())
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            raise _Ended(f"receiving: {error.strerror}") from error
+
+    def _send(self, replies: Sequence[Buffer]) -> bool:
+        """Sends them after those that are waiting, as far as it goes at once; whether nothing is left."""
+        unsent = self._unsent
+        unsent += replies
+        while unsent:
+            try:
+                sent = self._channel.send(unsent)
+            except BlockingIOError:
+                self._unsent_bytes = sum(map(len, unsent))
+                return False
+            except OSError as error:
+                raise _Ended(f"sending: {error.strerror}") from error
+            _pass_over(unsent, sent)
+        self._unsent_bytes = 0
+        return True
+
+    async def _sent(self) -> None:
+        """Returns when everything is sent."""
+        async with self._sending:
+            while not self._send(()):
+                try:
+                    await trio.lowlevel.wait_writable(self._channel.writer)
+                except trio.ClosedResourceError:
+                    raise _Ended("closed") from None
+
+    def _say_the_last(self) -> None:
+        """What was answered before it went wrong, if it goes out at once."""
+        with contextlib.suppress(_Ended):
+            self._send(self._session.outgoing())
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Work) -> None:
+        """Runs a call in a thread, and sends its reply."""
+        settle: Callable[[], None]
+        try:
+            if self._unsent_bytes > UNSENT_BYTES:  # he does not take the replies that he has
+                await self._sent()
+            limiter = self._shared.limiter(work.limiter)
+            # When the server is ended by force, the thread is left to its disk.
+            result = await trio.to_thread.run_sync(self._call, work, limiter=limiter, abandon_on_cancel=True)
+            settle = partial(work.finish, result)
+        except Exception as error:
+            settle = partial(work.fail, error)
+        self._under_way -= 1
+        self._shared.under_way -= 1
+        self._finish.set()
+        try:
+            settle()
+            if not self._over and not self._send(self._session.outgoing()):
+                await self._sent()
+        except _Ended as ended:
+            log.debug("%s: %s", self.name, ended)
+            self._scope.cancel()
+        except Exception as error:
+            self._shared.seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=error)
+            self._scope.cancel()
+
+    def _call(self, work: Work) -> Any:
+        """In a thread. What has waited for a thread until nobody wants it any more is not begun."""
+        if self._over:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the client is gone")
+        return work.run()
+
+    async def _until_finished(self) -> None:
+        """Returns when a work has finished; meanwhile nothing is received, so that an end would not be noticed."""
+        if not self._under_way:
+            raise RuntimeError("the session waits for work and has none")
+        self._finish = finish = trio.Event()
+        while not finish.is_set():
+            if self._channel.gone():
+                raise _Ended("hung up")
+            with trio.move_on_after(GONE_SECONDS):
+                await finish.wait()
+
+    def _close(self) -> None:
+        self._over = True
+        self._shared.connections.discard(self)
+        for fd in {self._channel.reader, self._channel.writer}:
+            trio.lowlevel.notify_closing(fd)
+        self._channel.close()
+        try:
+            self._session.close()
+        except Exception:
+            log.exception("%s: bug in closing its session", self.name)
+
+
+class _Ended(Exception):
+    """The other end is closed or lost; the text says how, for those who log everything."""
+
+
+def _pass_over(parts: list[Buffer], size: int) -> None:
+    """Takes the first `size` bytes out of `parts`."""
+    whole = 0
+    for part in parts:
+        if size < len(part):
+            break
+        size -= len(part)
+        whole += 1
+    del parts[:whole]
+    if size:
+        parts[0] = memoryview(parts[0])[size:]

@@ -1,0 +1,104 @@
+"""What all connections of a server share: the tree, the security model, locks, places, counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from fusemap.host.calls import Stat
+from fusemap.p9.fids import Places
+from fusemap.p9.locks import Locks
+from fusemap.p9.messages import BY_NUMBER
+from fusemap.p9.model import Model
+from fusemap.qid import QID, Mapper, qid_type, version, version_qemu
+from fusemap.tree import Node, Tree
+from fusemap.tree.filesystems import bare
+
+MSIZE: Final = 1 << 20  # the largest that Linux's socket transports use
+MIN_MSIZE: Final = 512  # a stat record with names of ordinary length fits
+_SECOND: Final = 1_000_000_000
+
+
+class Peer(NamedTuple):
+    """Who is at the other end: for logs, and the user id as which alone he may attach, None for any."""
+
+    name: str
+    uid: int | None = None
+
+
+class Statistics:
+    """What was asked and answered since the start."""
+
+    def __init__(self) -> None:
+        self.requests = [0] * 256  # by message number
+        self.errors: Counter[int] = Counter()  # by errno
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.connections = 0  # ever
+        self.clients = 0  # now
+        self.fids = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """As a JSON object: requests by type, errors by number, bytes, connections and clients, fids."""
+        asked = {BY_NUMBER[number].__name__: count for number, count in enumerate(self.requests) if count}
+        return {
+            "requests": asked,
+            "errors": {str(number): count for number, count in sorted(self.errors.items())},
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "connections": self.connections,
+            "clients": self.clients,
+            "fids": self.fids,
+        }
+
+
+class Export:
+    """An exported tree. `shown` numbers what clients see where that is not the node's own number (raw and qemu).
+
+    `msize` is the largest frame in bytes; `trace` is given a line for every message in and out.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        model: Model,
+        *,
+        read_only: bool = False,
+        msize: int = MSIZE,
+        shown: Mapper | None = None,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tree: Final = tree
+        self.model: Final = model
+        self.read_only: Final = read_only
+        self.msize: Final = msize
+        self.trace: Final = trace
+        self.places: Final = Places()
+        self.locks: Final = Locks()
+        self.statistics: Final = Statistics()
+        self._shown = shown
+        self._qemu_version = shown is not None and shown.mode == "qemu"
+
+    def close(self) -> None:
+        """Closes the tree. The sessions are closed before."""
+        self.tree.close()
+
+    def qid(self, node: Node, st: Stat) -> QID:
+        """The QID of a file of which the client is told `st`. Raises OSError, ENFILE."""
+        number = node.number if self._shown is None else self._shown.path(node.device.key, node.inode)
+        return self.qid_of(number, st)
+
+    def qid_of(self, number: int, st: Stat) -> QID:
+        """Like `qid`, where the number is known."""
+        if self._qemu_version:
+            return QID(qid_type(st.mode), version_qemu(st.mtime_s, st.size), number)
+        mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
+        return QID(qid_type(st.mode), version(mtime, ctime, st.size), number)
+
+    def entry_number(self, directory: Node, number: int, st: Stat | None) -> int:
+        """The number shown for a directory's entry whose own number is `number`. Raises OSError, ENFILE."""
+        if self._shown is None or st is None:
+            return number
+        key, inode = self.tree.mapper.locate(number)
+        return self._shown.path(bare(str(key)), inode)

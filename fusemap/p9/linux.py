@@ -1,0 +1,449 @@
+"""9P2000.L: the messages by which Linux's client does all that its system calls do.
+
+Sources: diod's protocol.md, include/net/9p/9p.h and fs/9p in Linux. The numbers of open flags and of errno are Linux's
+generic ones on every host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Mapping
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_IFSOCK
+from typing import TYPE_CHECKING, Final
+
+from xxhash import xxh64_intdigest
+
+from fusemap.host.calls import NOW
+from fusemap.p9 import messages as m
+from fusemap.p9.fids import Attribute, Fid, File, Listing
+from fusemap.p9.later import Handler, Later
+from fusemap.p9.locks import Waiting
+from fusemap.p9.naming import checked, directory, fail, may_change, new_name, place_of
+from fusemap.p9.transfer import create_fid, cut, open_fid, payload, resize, sync
+from fusemap.p9.wire import Message
+from fusemap.qid import qid_type
+from fusemap.tree import Node
+from fusemap.tree.live import LONG_REMOVAL_BLOCKS
+
+if TYPE_CHECKING:
+    from fusemap.p9.session import Session
+
+# Open flags of the wire (P9_DOTL_* in include/net/9p/9p.h) that mean something for a server. The others - CREAT, EXCL,
+# NOCTTY, NONBLOCK, FASYNC, DIRECT, LARGEFILE, CLOEXEC - concern the client, or its page cache, alone.
+_FLAGS: Final = (
+    (0o1000, os.O_TRUNC),
+    (0o2000, os.O_APPEND),
+    (0o10000, os.O_DSYNC),
+    (0o200000, os.O_DIRECTORY),
+    (0o1000000, os.O_NOATIME),
+    (0o4010000, os.O_SYNC),
+)
+_EXCL: Final = 0o200
+
+_BASIC: Final = 0x7FF
+_BTIME, _GEN, _DATA_VERSION = 0x800, 0x1000, 0x2000
+_STATX_BTIME: Final = 0x800
+_MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _CTIME, _ATIME_SET, _MTIME_SET = (1 << bit for bit in range(9))
+_AT_REMOVEDIR: Final = 0x200
+_NO_ID: Final = 0xFFFFFFFF
+_MAX64: Final = (1 << 64) - 1
+_SECOND: Final = 1_000_000_000
+_STAMP: Final = struct.Struct("<QQQ")
+_ENTRY: Final = struct.Struct("<BIQQBH")
+_MAX_ATTRIBUTE: Final = 1 << 16  # XATTR_SIZE_MAX
+LISTED_AT_ONCE: Final = 1 << 15  # bytes; a longer listing is answered in several parts, so that others have their turn
+
+
+def flags_of(wire: int) -> int:
+    """Flags of the host's open(2) for those of the wire. Raises OSError, EINVAL."""
+    access = wire & 0o3
+    if access == 0o3:
+        raise fail(errno.EINVAL)
+    flags = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)[access]
+    for bits, flag in _FLAGS:
+        if wire & bits == bits:
+            flags |= flag
+    return flags
+
+
+def statfs(session: Session, message: m.Tstatfs) -> Message:
+    fid = session.fid(message.fid)
+    found = os.fstatvfs(session.tree.fd(fid.node))
+    kind = 0x01021997  # V9FS_MAGIC: df and others take the file system for what it is
+    # f_blocks counts f_frsize units, which the message has no field for
+    fsid = found.f_fsid & _MAX64
+    return m.Rstatfs(
+        kind,
+        found.f_frsize or found.f_bsize,
+        found.f_blocks,
+        found.f_bfree,
+        found.f_bavail,
+        found.f_files,
+        found.f_ffree,
+        fsid,
+        found.f_namemax,
+    )
+
+
+def lopen(session: Session, message: m.Tlopen) -> Message | Later:
+    fid = session.fid(message.fid)
+    flags = flags_of(message.flags)
+    try:
+        st = open_fid(session, fid, flags)
+    except PermissionError:
+        if not flags & os.O_NOATIME:  # only the owner may ask for that (open(2)); who else does reads all the same
+            raise
+        st = open_fid(session, fid, flags & ~os.O_NOATIME)
+    if isinstance(st, Later):
+        st.then = lambda _: m.Rlopen(session.export.qid(fid.node, session.model.stat(fid.node)), 0)
+        return st
+    return m.Rlopen(session.export.qid(fid.node, st), 0)
+
+
+def lcreate(session: Session, message: m.Tlcreate) -> Message:
+    fid = session.fid(message.fid)
+    flags = flags_of(message.flags) | (os.O_EXCL if message.flags & _EXCL else 0)
+    st = create_fid(session, fid, message.name, flags, message.mode & 0o7777, message.gid)
+    return m.Rlcreate(session.export.qid(fid.node, st), 0)
+
+
+def symlink(session: Session, message: m.Tsymlink) -> Message:
+    parent, fid = _parent(session, message.dfid)
+    if not message.target or b"\0" in message.target:
+        raise fail(errno.ENOENT if not message.target else errno.EINVAL)
+    node, st = session.model.symlink(fid.user, parent, new_name(message.name), message.target, message.gid)
+    session.forget(node)
+    return m.Rsymlink(session.export.qid(node, st))
+
+
+def mknod(session: Session, message: m.Tmknod) -> Message:
+    parent, fid = _parent(session, message.dfid)
+    kind = message.mode & 0o170000
+    if kind not in (0, S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
+        raise fail(errno.EINVAL)
+    mode = message.mode & 0o7777 | (kind or S_IFREG)
+    rdev = os.makedev(message.major, message.minor) if kind in (S_IFCHR, S_IFBLK) else 0
+    node, st = session.model.mknod(fid.user, parent, new_name(message.name), mode, rdev, message.gid)
+    session.forget(node)
+    return m.Rmknod(session.export.qid(node, st))
+
+
+def mkdir(session: Session, message: m.Tmkdir) -> Message:
+    parent, fid = _parent(session, message.dfid)
+    node, st = session.model.mkdir(fid.user, parent, new_name(message.name), message.mode & 0o7777, message.gid)
+    session.forget(node)
+    return m.Rmkdir(session.export.qid(node, st))
+
+
+def link(session: Session, message: m.Tlink) -> Message:
+    parent, fid = _parent(session, message.dfid)
+    node = session.fid(message.fid).node
+    if node.kind == S_IFDIR:
+        raise fail(errno.EPERM)
+    session.model.link(fid.user, node, parent, new_name(message.name))
+    return m.Rlink()
+
+
+def rename(session: Session, message: m.Trename) -> Message | Later:
+    may_change(session)
+    fid, dfid = session.fid(message.fid), session.fid(message.dfid)
+    new = new_name(message.name)
+    place = place_of(session, fid)
+    return _closing(fid, rename_fid(session, fid, place.parent, place.name, directory(dfid), new), m.Rrename())
+
+
+def renameat(session: Session, message: m.Trenameat) -> Message | Later:
+    may_change(session)
+    old, new = session.fid(message.olddfid), session.fid(message.newdfid)
+    names = _removable(message.oldname), _removable(message.newname)
+    long = rename_fid(session, old, directory(old), names[0], directory(new), names[1])
+    return _closing(old, long, m.Rrenameat())
+
+
+def rename_fid(
+    session: Session, fid: Fid, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int = 0
+) -> int | None:
+    """Renames on the rights of a fid's user; a descriptor whose closing takes time, or None. Raises OSError."""
+    long = session.model.rename(fid.user, old_parent, old, new_parent, new, flags)
+    parent = session.export.places.renamed(old_parent, old, new_parent, new)
+    if parent is not None:
+        session.forget(parent)
+    return long
+
+
+def unlinkat(session: Session, message: m.Tunlinkat) -> Message | Later:
+    parent, fid = _parent(session, message.dfid)
+    name = _removable(message.name)
+    if message.flags & ~_AT_REMOVEDIR:
+        raise fail(errno.EINVAL)
+    long = session.model.remove(fid.user, parent, name, bool(message.flags & _AT_REMOVEDIR))
+    session.export.places.removed(parent, name)
+    return _closing(fid, long, m.Runlinkat())
+
+
+def readlink(session: Session, message: m.Treadlink) -> Message:
+    fid = session.fid(message.fid)
+    if not qid_type(session.model.stat(fid.node).mode) & 0x02:
+        raise fail(errno.EINVAL)
+    return m.Rreadlink(session.model.readlink(fid.user, fid.node))
+
+
+def getattr(session: Session, message: m.Tgetattr) -> Message:
+    node = session.fid(message.fid).node
+    st = session.model.stat(node)
+    mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
+    valid = _BASIC | _GEN | _DATA_VERSION
+    if st.mask & _STATX_BTIME:
+        valid |= _BTIME
+    major, minor = st.rdev_major, st.rdev_minor
+    return m.Rgetattr(
+        valid & message.request_mask,
+        session.export.qid(node, st),
+        st.mode,
+        st.uid,
+        st.gid,
+        st.nlink,
+        minor & 0xFF | major << 8 | (minor & ~0xFF) << 12,  # new_encode_dev() in include/linux/kdev_t.h
+        st.size,
+        st.blksize,
+        st.blocks,
+        st.atime_s & _MAX64,
+        st.atime_ns,
+        st.mtime_s & _MAX64,
+        st.mtime_ns,
+        st.ctime_s & _MAX64,
+        st.ctime_ns,
+        st.btime_s & _MAX64,
+        st.btime_ns,
+        node.generation,
+        xxh64_intdigest(_STAMP.pack(mtime & _MAX64, ctime & _MAX64, st.size)),
+    )
+
+
+def setattr(session: Session, message: m.Tsetattr) -> Message | Later:
+    may_change(session)
+    fid, valid = session.fid(message.fid), message.valid
+    model, node, user = session.model, fid.node, fid.user
+    atime = _time(valid, _ATIME, _ATIME_SET, message.atime_s, message.atime_ns)
+    mtime = _time(valid, _MTIME, _MTIME_SET, message.mtime_s, message.mtime_ns)
+    uid = message.uid if valid & _UID and message.uid != _NO_ID else -1
+    gid = message.gid if valid & _GID and message.gid != _NO_ID else -1
+    if valid & (_UID | _GID) or valid & 0x1FF == _CTIME:
+        model.chown(user, node, uid, gid)
+    if valid & _MODE:
+        model.chmod(user, node, message.mode & 0o7777)
+    reply = m.Rsetattr()
+
+    def times() -> Message:
+        if atime is not None or mtime is not None:
+            model.utimens(user, node, atime, mtime)
+        return reply
+
+    if valid & _SIZE:
+        later = truncate_fid(session, fid, message.size)
+        if later is not None:
+            later.then = lambda _: times()
+            return later
+    return times()
+
+
+def xattrwalk(session: Session, message: m.Txattrwalk) -> Message:
+    fid, model = session.fid(message.fid), session.model
+    if message.newfid == m.NOFID or message.newfid in session.fids:
+        raise fail(errno.EINVAL)
+    if message.name:
+        data = model.get_attribute(fid.user, fid.node, _attribute(message.name))
+    else:
+        data = b"".join(name + b"\0" for name in model.attribute_names(fid.user, fid.node))
+    fid.node.lookups += 1
+    new = Fid(fid.node, fid.root, fid.user, None)
+    session.new_fid(message.newfid, new)
+    new.io = Attribute(data)
+    return m.Rxattrwalk(len(data))
+
+
+def xattrcreate(session: Session, message: m.Txattrcreate) -> Message:
+    may_change(session)
+    fid = session.fid(message.fid)
+    if fid.io is not None:
+        raise fail(errno.EBADF)
+    if message.attr_size > _MAX_ATTRIBUTE:
+        raise fail(errno.E2BIG)
+    if message.flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
+        raise fail(errno.EINVAL)
+    fid.io = Attribute(b"", _attribute(message.name), message.attr_size, message.flags)
+    return m.Rxattrcreate()
+
+
+def readdir(session: Session, message: m.Treaddir) -> Message:
+    fid = session.fid(message.fid)
+    listing = fid.io
+    if not isinstance(listing, Listing):
+        raise fail(errno.EBADF)
+    export, node, shown_entry = session.export, listing.node, session.model.shown_entry
+    qid_of, entry_number, pack = export.qid_of, export.entry_number, _ENTRY.pack
+    left = payload(session, message.count)
+    too_small = left
+    left = min(left, LISTED_AT_ONCE)
+    parts: list[bytes] = []
+    at = message.offset
+    try:
+        for record, number, st in listing.stats(at, fid.root):
+            _, cookie, kind, name = record
+            size = 24 + len(name)
+            if size > left:
+                listing.reject(record, at)
+                if not parts and size > too_small:
+                    raise fail(errno.EINVAL)
+                break
+            if st is None:  # not to be looked at: the type is the record's, and there is no version
+                kind_of = (0x80 if kind == 4 else 0x02 if kind == 10 else 0, 0, number)
+            else:
+                seen = shown_entry(listing, name, st)
+                kind_of = qid_of(entry_number(node, number, st), seen)
+                kind = (seen.mode & 0o170000) >> 12
+            parts.append(pack(*kind_of, cookie, kind, len(name)) + name)
+            left -= size
+            at = cookie
+    except OSError:
+        if not parts:
+            raise
+        # What was read so far is sent; asked to go on, the same entry fails again, and then it is an error.
+    return m.Rreaddir(b"".join(parts))
+
+
+def fsync(session: Session, message: m.Tfsync) -> Message | Later:
+    return sync(session, session.fid(message.fid), bool(message.datasync), m.Rfsync())
+
+
+def lock(session: Session, message: m.Tlock) -> Message | Later:
+    fid, file = _lockable(session, message.fid)
+    answer = session.export.locks.acquire(
+        session,
+        fid,
+        fid.node,
+        lambda: _lock_descriptor(session, fid, file),
+        message,
+        readable=file.readable,
+        writable=file.writable,
+    )
+    fid.locked = True
+    if isinstance(answer, Waiting):
+        return Later(f"lock {id(answer)}", answer.run, m.Rlock, cancel=answer.cancel, file=file)
+    return m.Rlock(answer)
+
+
+def getlock(session: Session, message: m.Tgetlock) -> Message:
+    fid, file = _lockable(session, message.fid)
+    return session.export.locks.test(session, fid, fid.node, lambda: _lock_descriptor(session, fid, file), message)
+
+
+def _parent(session: Session, number: int) -> tuple[Node, Fid]:
+    may_change(session)
+    fid = session.fid(number)
+    return directory(fid), fid
+
+
+def _removable(name: bytes) -> bytes:
+    """A name that can be removed or renamed. Raises OSError, as rmdir(2) and rename(2) do for the dots."""
+    if name in (b".", b".."):
+        raise fail(errno.EINVAL if name == b"." else errno.ENOTEMPTY)
+    return checked(name)
+
+
+def _attribute(name: bytes) -> bytes:
+    if not name or b"\0" in name:
+        raise fail(errno.EINVAL)
+    return name
+
+
+def _time(valid: int, touched: int, given: int, seconds: int, nanoseconds: int) -> int | None:
+    """None, NOW, or nanoseconds since 1970, from seconds that are signed whatever the wire says."""
+    if not valid & touched:
+        return None
+    if not valid & given:
+        return NOW
+    if nanoseconds >= _SECOND:
+        raise fail(errno.EINVAL)
+    return (seconds - (1 << 64) if seconds >> 63 else seconds) * _SECOND + nanoseconds
+
+
+def truncate_fid(session: Session, fid: Fid, size: int) -> Later | None:
+    """Sets the length: None when it is done, or what there is to wait for. Raises OSError."""
+    if size > _MAX64 >> 1:
+        raise fail(errno.EFBIG)
+    tree, model, node = session.tree, session.model, fid.node
+    st = tree.stat(node)
+    if node.kind == S_IFDIR:
+        raise fail(errno.EISDIR)
+    if node.kind != S_IFREG:
+        raise fail(errno.EINVAL)
+    file = fid.io if isinstance(fid.io, File) and fid.io.writable else None
+    if file is not None:
+        if st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote:
+            return cut(session, fid, file, size)
+        resize(session, fid, file.fd, file.account, size)
+        return None
+    fd = model.open(fid.user, node, os.O_WRONLY)
+    account = model.account(fid.user, st)
+    if st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote:
+
+        def run() -> None:
+            try:
+                resize(session, fid, fd, account, size)
+            finally:
+                os.close(fd)
+
+        return Later(node.device.key, run, lambda _: None)
+    try:
+        resize(session, fid, fd, account, size)
+    finally:
+        os.close(fd)
+    return None
+
+
+def _closing(fid: Fid, fd: int | None, reply: Message) -> Message | Later:
+    if fd is None:
+        return reply
+    return Later(fid.node.device.key, lambda: os.close(fd), lambda _: reply)
+
+
+def _lockable(session: Session, number: int) -> tuple[Fid, File]:
+    fid = session.fid(number)
+    if not isinstance(fid.io, File):
+        raise fail(errno.EBADF)
+    return fid, fid.io
+
+
+def _lock_descriptor(session: Session, fid: Fid, file: File) -> int:
+    """A descriptor of its own for an owner's locks, for reading and writing where the host allows both."""
+    tree = session.tree
+    try:
+        return tree.open(fid.node, os.O_RDWR)
+    except OSError:
+        return tree.open(fid.node, os.O_RDONLY if file.readable else os.O_WRONLY)
+
+
+HANDLERS: Final[Mapping[type, Handler]] = {
+    m.Tstatfs: statfs,
+    m.Tlopen: lopen,
+    m.Tlcreate: lcreate,
+    m.Tsymlink: symlink,
+    m.Tmknod: mknod,
+    m.Trename: rename,
+    m.Treadlink: readlink,
+    m.Tgetattr: getattr,
+    m.Tsetattr: setattr,
+    m.Txattrwalk: xattrwalk,
+    m.Txattrcreate: xattrcreate,
+    m.Treaddir: readdir,
+    m.Tfsync: fsync,
+    m.Tlock: lock,
+    m.Tgetlock: getlock,
+    m.Tlink: link,
+    m.Tmkdir: mkdir,
+    m.Trenameat: renameat,
+    m.Tunlinkat: unlinkat,
+}

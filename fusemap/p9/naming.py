@@ -1,0 +1,262 @@
+"""Attach, walk, clunk and remove: how fids come and go, in every dialect.
+
+Sources: attach(5), walk(5), clunk(5), remove(5). Where Linux's client is laxer than the manual, the client is served:
+it walks from fids that are open, which is allowed as long as the new fid is another.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_IFDIR
+from typing import TYPE_CHECKING, Final
+
+from fusemap.host.calls import Stat
+from fusemap.p9 import control
+from fusemap.p9.fids import Attribute, Fid, File, Place
+from fusemap.p9.later import Later
+from fusemap.p9.messages import (
+    NOFID,
+    Rattach,
+    Rclunk,
+    Rremove,
+    Rwalk,
+    Tattach,
+    Tauth,
+    Tclunk,
+    Tremove,
+    Twalk,
+)
+from fusemap.p9.wire import Message
+from fusemap.qid import QID
+from fusemap.tree import Node
+
+if TYPE_CHECKING:
+    from fusemap.p9.model import User
+    from fusemap.p9.session import Session
+
+MUCH_WRITTEN: Final = 1 << 20  # closing such a file on some file systems begins to write it to the disk
+
+def fail(number: int) -> OSError:
+    """The error for an errno, to be raised."""
+    return OSError(number, os.strerror(number))
+
+
+def checked(name: bytes) -> bytes:
+    """A name that something is to be made, found or removed by. Raises OSError, EINVAL or ENOENT, where it is none."""
+    if b"/" in name or b"\0" in name:
+        raise fail(errno.EINVAL)
+    if not name:
+        raise fail(errno.ENOENT)
+    return name
+
+
+def new_name(name: bytes) -> bytes:
+    """Like `checked`, where "." and ".." will not do either: EEXIST, which is what the host says of mkdir(".")."""
+    if name in (b".", b".."):
+        raise fail(errno.EEXIST)
+    return checked(name)
+
+
+def directory(fid: Fid) -> Node:
+    """The directory that a fid is. Raises OSError, ENOTDIR."""
+    if fid.node.kind != S_IFDIR:
+        raise fail(errno.ENOTDIR)
+    return fid.node
+
+
+def may_change(session: Session) -> None:
+    """Raises OSError, EROFS, where the export is read-only."""
+    if session.export.read_only:
+        raise fail(errno.EROFS)
+
+
+def auth(session: Session, message: Tauth) -> Message:
+    """No authentication is needed; clients take any error for that (attach(5))."""
+    raise fail(errno.EOPNOTSUPP)
+
+
+def attach(session: Session, message: Tattach) -> Message:
+    """Gives the client the root of the export, or a directory below it."""
+    if message.afid != NOFID:
+        raise fail(errno.EBADF)
+    if message.fid == NOFID:
+        raise fail(errno.EINVAL)
+    user = session.model.user(message.uname, message.n_uname)
+    if session.peer.uid not in (None, user.uid):
+        raise fail(errno.EPERM)
+    if message.aname == control.ANAME:
+        return control.attach(session, message)
+    node = _attach_point(session, user, message.aname)
+    try:
+        qid = session.export.qid(node, session.model.stat(node))
+    except BaseException:
+        session.forget(node)
+        raise
+    session.new_fid(message.fid, Fid(node, node, user, None))
+    return Rattach(qid)
+
+
+def _attach_point(session: Session, user: User, aname: bytes) -> Node:
+    """The directory of an attach name, with a look-up for the fid: symbolic links are not followed, ".." is refused."""
+    source = os.fsencode(session.tree.source).rstrip(b"/")
+    if aname == source or aname.startswith(source + b"/"):
+        aname = aname[len(source) :]
+    node = session.tree.root
+    node.lookups += 1
+    try:
+        for name in aname.split(b"/"):
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                raise fail(errno.ENOENT)
+            below, _ = session.model.lookup(user, node, checked(name))
+            session.forget(node)
+            node = below
+        if node.kind != S_IFDIR:
+            raise fail(errno.ENOTDIR)
+    except BaseException:
+        session.forget(node)
+        raise
+    return node
+
+
+def walk(session: Session, message: Twalk) -> Message:
+    """Gives the client a fid for what is found by walking down the names, as far as they all can be walked."""
+    fid, new = session.fid(message.fid), message.newfid
+    if new == NOFID or (new != message.fid and (new in session.fids or new in session.control)):
+        raise fail(errno.EINVAL)
+    if new == message.fid and fid.io is not None:
+        raise fail(errno.EINVAL)
+    node, place = fid.node, fid.place
+    qids: list[QID] = []
+    parent = node
+    parent.lookups += 1
+    node.lookups += 1
+    try:
+        for name in message.wname:
+            try:
+                below, st, place = _step(session, fid, node, name, parent, place)
+            except OSError:
+                if not qids:
+                    raise
+                return Rwalk(tuple(qids))
+            session.forget(parent)
+            parent, node = node, below
+            qids.append(session.export.qid(node, st))
+        node.lookups += 1
+        replaced = session.drop_fid(new) if new == message.fid else None
+        session.new_fid(new, Fid(node, fid.root, fid.user, _alive(place)))
+        if replaced is not None:
+            session.end(replaced)
+    finally:
+        session.forget(parent)
+        session.forget(node)
+    return Rwalk(tuple(qids))
+
+
+def clunk(session: Session, message: Tclunk) -> Message:
+    """The fid is gone whatever comes of it; an attribute that was written through it is set now."""
+    fid = session.drop_fid(message.fid)
+    long = None
+    try:
+        if isinstance(fid.io, Attribute) and fid.io.name:
+            set_attribute(session, fid, fid.io)
+        if fid.remove_at_clunk:
+            long = _remove(session, fid)
+    except BaseException:
+        session.end(fid)
+        raise
+    return _closed(session, fid, long, Rclunk())
+
+
+def remove(session: Session, message: Tremove) -> Message:
+    """Removes the file that the fid is; the fid is gone whatever comes of it."""
+    fid = session.drop_fid(message.fid)
+    try:
+        may_change(session)
+        long = _remove(session, fid)
+    except BaseException:
+        session.end(fid)
+        raise
+    return _closed(session, fid, long, Rremove())
+
+
+def set_attribute(session: Session, fid: Fid, attribute: Attribute) -> None:
+    """Sets or removes an attribute whose value has been written. Raises OSError, EINVAL where some of it is missing.
+
+    An announced size of 0 removes, as QEMU has it; Linux asks for that with XATTR_REPLACE. Without that flag it may
+    also mean a value of no bytes, and that is what an attribute gets which is not there.
+    """
+    if attribute.written != attribute.size:
+        raise fail(errno.EINVAL)
+    model, name = session.model, attribute.name
+    if not attribute.size and attribute.flags != os.XATTR_CREATE:
+        try:
+            model.remove_attribute(fid.user, fid.node, name)
+            return
+        except OSError as error:
+            if error.errno != errno.ENODATA or attribute.flags == os.XATTR_REPLACE:
+                raise
+    model.set_attribute(fid.user, fid.node, name, bytes(attribute.data), attribute.flags)
+
+
+def place_of(session: Session, fid: Fid) -> Place:
+    """The directory and name of a fid, proved to be its own. Raises OSError, ENOENT where it has none any more."""
+    place = fid.place
+    if fid.node is fid.root:
+        raise fail(errno.EBUSY)
+    if place is None or not place.name:
+        raise fail(errno.ENOENT)
+    node, _ = session.tree.lookup(place.parent, place.name)
+    session.forget(node)
+    if node is not fid.node:
+        raise fail(errno.ENOENT)
+    return place
+
+
+def _step(
+    session: Session, fid: Fid, node: Node, name: bytes, parent: Node, place: Place | None
+) -> tuple[Node, Stat, Place | None]:
+    """One name further: the node, with a look-up, its stat, and the place where it was found."""
+    model, user = session.model, fid.user
+    if node.kind != S_IFDIR:
+        raise fail(errno.ENOTDIR)
+    if name == b"..":
+        below, st = model.above(user, node, fid.root)
+        return below, st, None
+    if name == b".":
+        node.lookups += 1
+        return node, model.stat(node), place
+    below, st = model.lookup(user, node, checked(name))
+    return below, st, Place(node, name)
+
+
+def _alive(place: Place | None) -> Place | None:
+    return place if place is not None and place.name else None
+
+
+def _remove(session: Session, fid: Fid) -> int | None:
+    place = place_of(session, fid)
+    parent, name = place.parent, place.name
+    long = session.model.remove(fid.user, parent, name, fid.node.kind == S_IFDIR)
+    session.export.places.removed(parent, name)
+    return long
+
+
+def _closed(session: Session, fid: Fid, removed: int | None, reply: Message) -> Message | Later:
+    """Closes what a dropped fid held and gives the reply; what may take the host long is closed in a thread."""
+    slow = isinstance(fid.io, File) and (fid.node.mount.remote or fid.io.written > MUCH_WRITTEN)
+    opened, known = session.shut(fid), session.let_go(fid)
+    if opened is not None and not slow:
+        os.close(opened)
+        opened = None
+    closing = [fd for fd in (opened, known, removed) if fd is not None]
+    if not closing:
+        return reply
+
+    def close() -> None:
+        for fd in closing:
+            os.close(fd)
+
+    return Later(fid.node.device.key, close, lambda _: reply)

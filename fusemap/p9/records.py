@@ -1,0 +1,126 @@
+"""Stat records: what 9P2000 and .u say of a file, and what their directories are made of.
+
+Sources: stat(5) and read(5); for .u the "9P2000.u Unix Extension" and, for the number of hard links, what Linux's and
+QEMU's agree on between them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFSOCK
+from typing import TYPE_CHECKING, Final
+
+from fusemap.host.calls import Stat
+from fusemap.p9.fids import Fid, Listing
+from fusemap.p9.messages import StatRecord
+from fusemap.p9.model import group_name, user_name
+from fusemap.p9.wire import Dialect, encode_record
+from fusemap.qid import QID
+
+if TYPE_CHECKING:
+    from fusemap.p9.session import Session
+
+DMDIR: Final = 0x80000000
+DMSYMLINK: Final = 0x02000000
+DMLINK: Final = 0x01000000
+DMDEVICE: Final = 0x00800000
+DMNAMEDPIPE: Final = 0x00200000
+DMSOCKET: Final = 0x00100000
+DMSETUID: Final = 0x00080000
+DMSETGID: Final = 0x00040000
+DMSETVTX: Final = 0x00010000
+
+_KINDS: Final = {
+    S_IFDIR: DMDIR,
+    S_IFLNK: DMSYMLINK,
+    S_IFBLK: DMDEVICE,
+    S_IFCHR: DMDEVICE,
+    S_IFIFO: DMNAMEDPIPE,
+    S_IFSOCK: DMSOCKET,
+}
+SPECIAL: Final = ((0o4000, DMSETUID), (0o2000, DMSETGID), (0o1000, DMSETVTX))
+_LATEST: Final = 0xFFFFFFFE  # seconds; all ones would mean "don't touch"
+LISTED_AT_ONCE: Final = 1 << 15
+
+
+def record(session: Session, name: bytes, qid: QID, st: Stat, target: Callable[[], bytes]) -> StatRecord:
+    """The record of a file of which the client is told `st`; `target` reads a symbolic link. Raises OSError."""
+    kind = st.mode & 0o170000
+    unix = session.dialect is Dialect.UNIX
+    mode = st.mode & 0o777 | (DMDIR if kind == S_IFDIR else 0)
+    extension = b""
+    if unix:
+        mode |= _KINDS.get(kind, 0) | sum(bit for host, bit in SPECIAL if st.mode & host)
+        if kind == S_IFLNK:
+            extension = target()
+        elif kind in (S_IFBLK, S_IFCHR):
+            extension = b"%c %d %d" % (b"b" if kind == S_IFBLK else b"c", st.rdev_major, st.rdev_minor)
+        elif kind != S_IFDIR:
+            extension = b"HARDLINKCOUNT %d" % st.nlink
+    owner = user_name(st.uid)
+    return StatRecord(
+        0,
+        0,
+        qid,
+        mode,
+        min(max(st.atime_s, 0), _LATEST),
+        min(max(st.mtime_s, 0), _LATEST),
+        0 if kind == S_IFDIR else st.size,
+        name,
+        owner,
+        group_name(st.gid),
+        owner,
+        extension,
+        st.uid,
+        st.gid,
+        st.uid,
+    )
+
+
+def name_of(session: Session, fid: Fid) -> bytes:
+    """The name by which a fid was reached; "/" for the root, as of old, and of a directory reached by ".." its own."""
+    if fid.node is fid.root:
+        return b"/"
+    if fid.place is not None and fid.place.name:
+        return fid.place.name
+    return os.path.basename(os.readlink(session.tree.proc(fid.node))) or b"/"
+
+
+def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, size: int) -> bytes:
+    """Whole records, as many as fit; `offset` is 0 or where the last reading ended (read(5)). Raises OSError."""
+    if offset == 0:
+        listing.cookie = 0
+    elif offset != listing.offset:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    export, model = session.export, session.model
+    left, at = min(size, LISTED_AT_ONCE), listing.cookie
+    parts: list[bytes] = []
+    for entry, number, st in listing.stats(at, fid.root):
+        _, cookie, _, name = entry
+        if name in (b".", b".."):
+            at = cookie
+            continue
+        if st is None:
+            st = _nothing_known()
+        seen = model.shown_entry(listing, name, st)
+        qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
+        made = record(session, name, qid, seen, lambda name=name: model.readlink_at(listing, name))  # type: ignore[misc]
+        data = encode_record(made, session.dialect)
+        if len(data) > left:
+            listing.reject(entry, at)
+            if not parts and len(data) > size:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            break
+        parts.append(data)
+        left -= len(data)
+        at = cookie
+    answer = b"".join(parts)
+    listing.cookie, listing.offset = at, offset + len(answer)
+    return answer
+
+
+def _nothing_known() -> Stat:
+    """For an entry that the host does not let anyone look at: it is there, and that is all."""
+    return Stat(*[0] * len(Stat._fields))

@@ -1,0 +1,432 @@
+"""One connection's side of the protocol, without a socket: bytes in, bytes out.
+
+The server puts received bytes where `space()` says, calls `advance()` and sends what `outgoing()` hands out. Most
+requests are answered inside `advance()`; one that may wait - for a disk, for a lock - becomes a `Work`, which the
+server runs in a thread, and its tag stays in use until then.
+
+Rules that are kept here, all from section 5 of the manual (intro, version, flush):
+
+* nothing but Tversion is heard before a version is agreed; each Tversion ends all that was;
+* a reply goes out in the order in which requests were finished, and of a flushed request either before its Rflush or
+  never: what changes something is waited for, so that the client learns what became of it, and the rest is dropped;
+* a frame that is no frame (too short, longer than msize, no T-message, a tag that is in use) ends the connection, since
+  nothing after it can be trusted; a frame whose body makes no sense costs itself an error.
+
+Memory is bounded by the connection's own limits: a receive buffer that grows to the largest frame it has seen, at most
+msize; what waits to be sent; and how many requests are under way.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from fusemap.errors import errno_of
+from fusemap.p9 import control, wire
+from fusemap.p9.dialects import table_of
+from fusemap.p9.export import MIN_MSIZE, Export, Peer
+from fusemap.p9.fids import Fid, File, Listing
+from fusemap.p9.later import Handler, Later
+from fusemap.p9.messages import BY_NUMBER, NUMBERS, Rerror, Rflush, Rlerror, Rread, Rreaddir, Rversion, Tflush, Tversion
+from fusemap.p9.wire import Dialect, Message, WireError
+from fusemap.tree import Node
+
+log = logging.getLogger(__name__)
+
+FIRST_BUFFER: Final = 1 << 16
+SENT_AT_ONCE: Final = 1 << 22  # bytes of replies that may wait before no more requests are handled
+REQUESTS_UNDER_WAY: Final = 256
+FIDS: Final = 1 << 18
+HANDLED_AT_ONCE: Final = 512  # requests, before others have their turn
+
+_HEADER: Final = wire.HEADER
+_WITH_DATA: Final = (Rread, Rreaddir)
+
+
+class Progress(enum.Enum):
+    """Why `advance` has returned."""
+
+    HUNGRY = "needs more bytes"
+    FULL = "something is to be sent, or others are to have a turn; call again then"
+    BUSY = "too much is under way; call again when a work has finished"
+
+
+class Work:
+    """A request under way; see `Later`."""
+
+    def __init__(self, session: Session, tag: int, number: int, later: Later) -> None:
+        self.limiter: Final = later.limiter
+        self.run: Final = later.run
+        self.tag: Final = tag
+        self.number: Final = number  # of the message
+        self.later: Final = later
+        self.flushes: list[int] = []
+        self.abandoned = False
+        self._session = session
+        if later.file is not None:
+            later.file.users += 1
+
+    def finish(self, result: Any) -> None:
+        """`run` has returned `result`."""
+        self._session._finished(self, lambda: self.later.then(result))
+
+    def fail(self, error: Exception) -> None:
+        """`run` has raised `error`."""
+
+        def again() -> Message:
+            raise error
+
+        self._session._finished(self, again)
+
+    def cancel(self) -> None:
+        """Asks `run` to come back soon, where it can."""
+        if self.later.cancel is not None:
+            self.later.cancel()
+
+
+class Session:
+    """A connection. Used by one thread only."""
+
+    def __init__(self, export: Export, peer: Peer) -> None:
+        self.export: Final = export
+        self.tree: Final = export.tree
+        self.model: Final = export.model
+        self.peer: Final = peer
+        self.msize = export.msize
+        self.dialect = Dialect.BASE
+        self.versioned = False
+        self.fids: dict[int, Fid] = {}
+        self.control: dict[int, control.ControlFid] = {}
+        self.buffers: list[bytearray] = []  # for data that is read, used again when it was sent
+        self._lent: list[bytearray] = []
+        self._buffer = bytearray(min(FIRST_BUFFER, export.msize))
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._out: list[bytes | memoryview] = []
+        self._out_size = 0
+        self._pending: dict[int, Work] = {}
+        self._flushing: dict[int, Work] = {}  # tags of Tflush that wait, and for what
+        self._under_way = 0
+        self._work: list[Work] = []
+        self._table: dict[int, tuple[Any, Handler]] = {}
+        self._counts = export.statistics.requests
+        self._closed = False
+        export.statistics.connections += 1
+        export.statistics.clients += 1
+
+    # The server's side ----------------------------------------------------------------------------------------------
+
+    def space(self) -> memoryview:
+        """Where the next received bytes go; never empty."""
+        if self._start:
+            rest = self._end - self._start
+            if self._start == self._end or self._end == len(self._buffer) or self._needed() > len(self._buffer):
+                self._buffer[:rest] = self._buffer[self._start : self._end]
+                self._start, self._end = 0, rest
+        needed = self._needed()
+        if needed > len(self._buffer):
+            grown = bytearray(needed)
+            grown[: self._end] = self._view[: self._end]
+            self._buffer = grown
+            self._view = memoryview(grown)
+        return self._view[self._end :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes were put into the space."""
+        self._end += count
+        self.export.statistics.bytes_in += count
+
+    def advance(self) -> Progress:
+        """Handles the whole requests that were received. Raises WireError when the connection must be dropped."""
+        self.buffers += self._lent
+        self._lent.clear()
+        buffer, counts = self._buffer, self._counts
+        for _ in range(HANDLED_AT_ONCE):
+            if self._out_size > SENT_AT_ONCE:
+                return Progress.FULL
+            if self._under_way >= REQUESTS_UNDER_WAY:
+                return Progress.BUSY
+            start = self._start
+            have = self._end - start
+            if have < 7:
+                return Progress.HUNGRY
+            size, number, tag = _HEADER.unpack_from(buffer, start)
+            if size < 7 or size > self.msize:
+                raise WireError(f"a frame of {size} bytes, msize is {self.msize}")
+            if have < size:
+                return Progress.HUNGRY
+            self._start = end = start + size
+            counts[number] += 1
+            entry = self._table.get(number)
+            if entry is None or tag in self._pending or tag in self._flushing:
+                self._unusual(number, tag, start, end)
+                continue
+            decode, handler = entry
+            try:
+                message = decode(buffer, start + 7, end)
+                if self.export.trace is not None:
+                    self._trace("<", message, tag)
+                reply = handler(self, message)
+            except control.Asked:
+                reply = self._controlled(message)
+            except Exception as error:
+                reply = self._failure(error, number)
+            if type(reply) is Later:
+                self._begin(tag, number, reply)
+            else:
+                self.send(reply, tag)
+        return Progress.FULL
+
+    def outgoing(self) -> list[bytes | memoryview]:
+        """Takes what is to be sent, in order; good until the next `advance`."""
+        out, self._out, self._out_size = self._out, [], 0
+        return out
+
+    def work(self) -> list[Work]:
+        """Takes what is to be run in worker threads."""
+        work, self._work = self._work, []
+        return work
+
+    def close(self) -> None:
+        """The connection is gone: whatever it holds is let go, now or when the thread that uses it is back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._abandon_all()
+        self.export.statistics.clients -= 1
+
+    # The handlers' side ---------------------------------------------------------------------------------------------
+
+    def send(self, reply: Message, tag: int) -> None:
+        """Puts a reply among what is to be sent."""
+        row = type(reply)
+        codec = wire.codec(row, self.dialect)
+        if row in _WITH_DATA:
+            data = reply[0]
+            head = codec.head(reply, tag)
+            self._out += (head, data)
+            size = len(head) + len(data)
+        else:
+            try:
+                frame = codec.encode(reply, tag)
+            except (ValueError, struct.error) as error:  # a name or number that the dialect has no room for
+                frame = b""
+                log.debug("%s does not fit the wire: %s", row.__name__, error)
+            size = len(frame)
+            if not size or size > self.msize:
+                reply = self.error(errno.EOVERFLOW)
+                frame = wire.encode(reply, tag, self.dialect)
+                size = len(frame)
+            self._out.append(frame)
+        self._out_size += size
+        self.export.statistics.bytes_out += size
+        if self.export.trace is not None:
+            self._trace(">", reply, tag)
+
+    def fid(self, number: int) -> Fid:
+        """The client's fid. Raises OSError, EBADF for one that it does not have."""
+        try:
+            return self.fids[number]
+        except KeyError:
+            raise self._no_fid(number) from None
+
+    def new_fid(self, number: int, fid: Fid) -> None:
+        """Gives the client a fid, whose node's look-up count was raised for it. Raises OSError: EINVAL, EMFILE."""
+        in_use = number in self.fids or number in self.control
+        if in_use or len(self.fids) >= FIDS:
+            self.forget(fid.node)
+            raise OSError(errno.EINVAL if in_use else errno.EMFILE, "fid in use" if in_use else "too many fids")
+        if fid.place is not None:
+            fid.place = self.export.places.take(fid.place.parent, fid.place.name)
+        self.fids[number] = fid
+        self.export.statistics.fids += 1
+
+    def drop_fid(self, number: int) -> Fid:
+        """Takes a fid from the client, who may use the number again. Its file is not closed. Raises OSError, EBADF."""
+        fid = self.fids.pop(number, None)
+        if fid is None:
+            raise self._no_fid(number)
+        self.export.statistics.fids -= 1
+        if fid.locked:
+            self.export.locks.release_fid(self, fid)
+        return fid
+
+    def let_go(self, fid: Fid) -> int | None:
+        """Forgets a dropped fid's node and place; a descriptor whose closing takes time, or None."""
+        if fid.place is not None:
+            parent = self.export.places.give_back(fid.place)
+            if parent is not None:
+                self.forget(parent)
+        return self.tree.forget(fid.node)
+
+    def end(self, fid: Fid) -> None:
+        """Closes and forgets all that a dropped fid holds, at once."""
+        for fd in (self.shut(fid), self.let_go(fid)):
+            if fd is not None:
+                os.close(fd)
+
+    def forget(self, node: Node) -> None:
+        """Takes one look-up back."""
+        fd = self.tree.forget(node)
+        if fd is not None:
+            os.close(fd)
+
+    def shut(self, fid: Fid) -> int | None:
+        """Closes a fid's open file or directory; a descriptor that is left to close in a thread, or None."""
+        io, fid.io = fid.io, None
+        if isinstance(io, Listing):
+            io.close()
+        elif isinstance(io, File):
+            self.tree.closed(io.node, io.fd)
+            if io.users:
+                io.closing = True
+            else:
+                return io.fd
+        return None
+
+    def buffer(self, size: int) -> memoryview:
+        """Space for data to be sent, good until that has happened."""
+        buffer = self.buffers.pop() if self.buffers else bytearray(0)
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        self._lent.append(buffer)
+        return memoryview(buffer)[:size]
+
+    def error(self, number: int) -> Message:
+        """The dialect's message for an errno."""
+        self.export.statistics.errors[number] += 1
+        if self.dialect is Dialect.LINUX:
+            return Rlerror(number)
+        return Rerror(os.strerror(number).encode(), number)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _needed(self) -> int:
+        """How large the buffer must be for the frame that is being received."""
+        if self._end - self._start < 4:
+            return self._start + 7
+        size = int.from_bytes(self._buffer[self._start : self._start + 4], "little")
+        return self._start + max(min(size, self.msize), 7)
+
+    def _unusual(self, number: int, tag: int, start: int, end: int) -> None:
+        if tag in self._pending or tag in self._flushing:
+            raise WireError(f"tag {tag} is in use")
+        if number & 1 or number < 8:
+            raise WireError(f"message type {number} is not a request")
+        row = BY_NUMBER.get(number)
+        if row is Tversion:
+            self._version(wire.codec(Tversion, self.dialect).decode(self._buffer, start + 7, end), tag)
+        elif not self.versioned:
+            raise WireError("the first request must be Tversion")
+        elif row is Tflush:
+            self._flush(wire.codec(Tflush, self.dialect).decode(self._buffer, start + 7, end), tag)
+        else:
+            self.send(self.error(errno.EOPNOTSUPP), tag)
+
+    def _no_fid(self, number: int) -> OSError:
+        return control.Asked() if number in self.control else OSError(errno.EBADF, "no such fid")
+
+    def _controlled(self, message: Message) -> Message:
+        try:
+            return control.answer(self, message)
+        except Exception as error:
+            return self._failure(error, NUMBERS[type(message)])
+
+    def _version(self, message: Tversion, tag: int) -> None:
+        if self.export.trace is not None:
+            self._trace("<", message, tag)
+        self._abandon_all()
+        self.versioned = False
+        self._table = {}
+        self.msize = min(message.msize, self.export.msize)
+        dialect = _dialect_of(message.version)
+        if dialect is None or self.msize < MIN_MSIZE:
+            self.msize = self.export.msize
+            self.send(Rversion(min(message.msize, self.export.msize), b"unknown"), tag)
+            return
+        self.dialect = dialect
+        self.versioned = True
+        self._table = {
+            NUMBERS[row]: (wire.codec(row, dialect).decode, handler) for row, handler in table_of(dialect).items()
+        }
+        log.info("%s speaks %s, msize %d", self.peer.name, dialect.value.decode(), self.msize)
+        self.send(Rversion(self.msize, dialect.value), tag)
+
+    def _flush(self, message: Tflush, tag: int) -> None:
+        if self.export.trace is not None:
+            self._trace("<", message, tag)
+        work = self._pending.get(message.oldtag) or self._flushing.get(message.oldtag)
+        if work is None:  # answered already, or never asked
+            self.send(Rflush(), tag)
+        elif not work.later.effects and not work.flushes:
+            # Nothing to learn from it. Its result is dropped when it comes, and its tag is free.
+            work.abandoned = True
+            del self._pending[work.tag]
+            work.cancel()
+            self.send(Rflush(), tag)
+        else:
+            work.flushes.append(tag)
+            self._flushing[tag] = work
+            work.cancel()
+
+    def _begin(self, tag: int, number: int, later: Later) -> None:
+        work = Work(self, tag, number, later)
+        self._pending[tag] = work
+        self._under_way += 1
+        self._work.append(work)
+
+    def _finished(self, work: Work, reply_of: Callable[[], Message]) -> None:
+        self._under_way -= 1
+        file = work.later.file
+        if file is not None:
+            file.users -= 1
+            if file.closing and not file.users:
+                os.close(file.fd)
+        try:
+            reply = reply_of()  # also when nobody wants it: it may hand back what must be let go
+        except Exception as error:
+            interrupted = isinstance(error, InterruptedError) and work.flushes
+            reply = None if work.abandoned or interrupted else self._failure(error, work.number)
+        if work.abandoned:
+            return
+        del self._pending[work.tag]
+        if reply is not None:
+            self.send(reply, work.tag)
+        for tag in work.flushes:
+            del self._flushing[tag]
+            self.send(Rflush(), tag)
+
+    def _failure(self, error: Exception, number: int) -> Message:
+        if isinstance(error, WireError):
+            log.info("%s: %s", self.peer.name, error)
+            return self.error(errno.EINVAL)
+        return self.error(errno_of(error, BY_NUMBER[number].__name__))
+
+    def _abandon_all(self) -> None:
+        for work in self._pending.values():
+            work.abandoned = True
+            work.cancel()
+        self._pending.clear()
+        self._flushing.clear()
+        self.control.clear()
+        self.export.locks.release_session(self)
+        for number in list(self.fids):
+            self.end(self.drop_fid(number))
+
+    def _trace(self, direction: str, message: Message, tag: int) -> None:
+        assert self.export.trace is not None
+        self.export.trace(f"{self.peer.name} {direction} {wire.describe(message, tag)}")
+
+
+def _dialect_of(version: bytes) -> Dialect | None:
+    """The dialect for a client's version string; version(5): an unknown ending after the dot means the base."""
+    for dialect in Dialect:
+        if version == dialect.value:
+            return dialect
+    return Dialect.BASE if version.startswith(Dialect.BASE.value + b".") else None
+

@@ -1,0 +1,89 @@
+"""Runs the suite against Debian's diod, which is started again whenever a case has brought it down.
+
+    python -m tests.p9.conformance.against_diod [pytest's arguments]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ...support import process
+from ...support.process import die_with_parent
+from ...support.stage import Stage, pidfd, watchdog
+from ..conftest import build
+from ..served import Diod
+
+HERE = Path(__file__).parent
+TOP = HERE.parents[2]
+
+
+def run(stage: Stage, *arguments: str, seconds: float | None = None) -> tuple[dict[str, str], str]:
+    """What became of each case - "passed", "skipped", "failed" -, and what pytest printed.
+
+    A case is named as in diod.md: module::case, without "test_" and ".py".
+    """
+    source = build(stage)
+    report = stage.path / "report.xml"
+    server = Diod(source, stage.path)
+    where = ["--server", server.address, "--export", str(source), f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", str(HERE), "-p", "no:cacheprovider", "-o", "addopts=", *where, *arguments]
+    environment = {**os.environ, "FUSEMAP_REQUIRE_ALL": "0"}
+    output = stage.path / "suite.log"
+    with open(output, "wb") as log:
+        suite = subprocess.Popen(
+            command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, preexec_fn=die_with_parent
+        )
+    watchdog.guard(suite.pid)
+    try:
+        with pidfd(suite.pid) as ended:
+            while True:
+                with pidfd(server.pid) as died:
+                    ready, _, _ = select.select([ended, died], [], [], seconds)
+                assert ready, f"the suite is not over in {seconds} s\n{output.read_text()}"
+                if ended in ready:
+                    break
+                with contextlib.suppress(AssertionError):  # that it ended by itself
+                    server.close()
+                server = Diod(source, stage.path)
+    finally:
+        suite.kill()
+        suite.wait()
+        watchdog.release(suite.pid)
+        with contextlib.suppress(AssertionError):
+            server.close()
+    return outcomes(report) if report.exists() else {}, output.read_text()
+
+
+def outcomes(report: Path) -> dict[str, str]:
+    """A report of pytest (JUnit's XML) as a table."""
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        module = case.attrib["classname"].rpartition(".")[2].removeprefix("test_")
+        name = f"{module}::{case.attrib['name'].removeprefix('test_')}"
+        kinds = {child.tag for child in case}
+        result = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        if found.get(name) != "failed":  # a case whose clean-up fails is there twice
+            found[name] = result
+    return found
+
+
+if __name__ == "__main__":
+    process.private_mounts()
+    with tempfile.TemporaryDirectory() as scratch:
+        process.set_environment(scratch)
+        one = Stage()
+        try:
+            results, text = run(one, *sys.argv[1:])
+        finally:
+            one.close()
+    print(text)
+    for name, result in results.items():
+        if result == "failed":
+            print(name)

@@ -1,0 +1,45 @@
+"""A file, locks on it, a process of the host, and threads for those who wait."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusemap.p9.locks import MAX_WAITING, Locks
+
+from .support import HostProcess, checked
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def locks() -> Iterator[Locks]:
+    with checked() as locks:
+        yield locks
+
+
+@pytest.fixture
+def host(path: Path) -> Iterator[HostProcess]:
+    process = HostProcess(path)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def pool(locks: Locks) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """Worker threads for what waits. At the end everything is cancelled, so that no failing test hangs."""
+    with concurrent.futures.ThreadPoolExecutor(MAX_WAITING) as pool:
+        try:
+            yield pool
+        finally:
+            locks.close()

@@ -1,0 +1,134 @@
+"""Servers of 9P in the background: `fusemap serve`, and Debian's diod to compare it with.
+
+Both end with the test that started them, are killed when it takes too long, and die with the test run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from ..support import needs
+from ..support.process import die_with_parent
+from ..support.stage import FUSEMAP, watchdog
+from .client import connect
+
+STARTING: Final = 30.0
+ENDING: Final = 20.0
+
+
+class Process:
+    """A server in the foreground. `address` is where it listens, `log` what it wrote to standard error."""
+
+    address: str
+
+    def __init__(self, command: list[str], log: Path, **spawn: Any) -> None:
+        self._command, self._log = command, log
+        with open(log, "ab") as file:
+            spawn = {"preexec_fn": die_with_parent, "cwd": "/", "stdout": subprocess.PIPE, **spawn}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file, **spawn)
+        watchdog.guard(self.process.pid)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """What the server has said on standard error."""
+        return self._log.read_text(errors="replace")
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """Ends it as an administrator would. Raises AssertionError if it does not end, or was killed before."""
+        ended = not self.alive()
+        try:
+            self.process.terminate()
+            self.process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(ENDING)
+            raise AssertionError(f"{self._command} did not end in {ENDING} s\n{self.log()}") from None
+        finally:
+            watchdog.release(self.process.pid)
+            if self.process.stdout:
+                self.process.stdout.close()
+        assert not ended, f"{self._command} ended by itself, status {self.process.returncode}\n{self.log()}"
+
+
+class Served(Process):
+    """`fusemap serve` of a directory; it answers when this returns."""
+
+    def __init__(self, source: Path, scratch: Path, *options: str, listen: str = "tcp:127.0.0.1:0") -> None:
+        command = [*FUSEMAP, "serve", str(source), "--listen", listen, *options]
+        super().__init__(command, scratch / "serve.log")
+        try:
+            self.address = self._announced(listen)
+        except BaseException:
+            self.process.kill()
+            with contextlib.suppress(AssertionError):
+                self.close()
+            raise
+
+    def _announced(self, listen: str) -> str:
+        """The address in the line "listening on ADDRESS"."""
+        assert self.process.stdout is not None
+        said, end = b"", time.monotonic() + STARTING
+        while b"\n" not in said:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.monotonic()))
+            block = os.read(self.process.stdout.fileno(), 4096) if ready else b""
+            assert block, f"{self._command} did not say where it listens\n{said!r}\n{self.log()}"
+            said += block
+        words = said.decode().split("\n")[0].split()
+        assert words[:2] == ["listening", "on"], said
+        kind = listen.partition(":")[0]
+        return words[2] if words[2].startswith(kind + ":") else f"{kind}:{words[2]}"
+
+    def close(self) -> None:
+        """Ends it. Raises AssertionError too when it logged an exception, or ended with another status than 0."""
+        super().close()
+        self.check_log()
+        assert self.process.returncode == 0, f"ended with status {self.process.returncode}\n{self.log()}"
+
+    def check_log(self) -> None:
+        """Fails when the server logged an exception."""
+        assert "Traceback" not in self.log(), self.log()
+
+
+class Diod(Process):
+    """Debian's diod, serving a directory to anyone who reaches its socket."""
+
+    def __init__(self, source: Path, scratch: Path) -> None:
+        needs.tools("diod")
+        socket = scratch / "diod.socket"
+        socket.unlink(missing_ok=True)
+        command = ["diod", "-f", "-n", "-L", "stderr", "-c", "/dev/null", "-l", str(socket), "-e", str(source)]
+        super().__init__(command, scratch / "diod.log", stdout=subprocess.DEVNULL)
+        self.address = f"unix:{socket}"
+        end = time.monotonic() + STARTING
+        while True:  # it says nowhere that it listens
+            try:
+                connect(self.address).close()
+                return
+            except OSError:
+                if time.monotonic() < end and self.alive():
+                    time.sleep(0.01)
+                    continue
+                self.process.kill()
+                with contextlib.suppress(AssertionError):
+                    self.close()
+                raise AssertionError(f"diod did not start\n{self.log()}") from None
