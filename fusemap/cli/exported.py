@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from fusemap.table import Table
     from fusemap.tree import Tree
 
+REUSE: Final = ("keep", "new-number")
 MODES: Final = ("suffix", "prefix", "qemu", "raw")
 _COLLIDING: Final = ("qemu", "raw")
 
 
 def add_options(verb: Any) -> None:
-    """--map, -k, --state and --name."""
+    """--map, -k, --state, --name and --reuse."""
     verb.add_argument(
         "--map",
         choices=MODES,
@@ -50,7 +51,15 @@ def add_options(verb: Any) -> None:
         action="append",
         default=[],
         metavar="PATH=NAME",
-        help="the device at PATH has no identity of its own (tmpfs, overlay): know it by NAME, today and tomorrow",
+        help="the device at PATH has no identity of its own (tmpfs, overlay), or that of its original (a copy of a "
+        "disk): know it by NAME, today and tomorrow",
+    )
+    verb.add_argument(
+        "--reuse",
+        choices=REUSE,
+        default="keep",
+        help="what number a file has that the host gives the inode number of a deleted one: keep (default) the same, "
+        "with another generation; new-number one that no file has had, which takes a record for every file",
     )
 
 
@@ -87,7 +96,7 @@ def open_tree(options: argparse.Namespace, table: Table) -> tuple[Tree, Mapper |
     from fusemap.qid import Mapper
     from fusemap.tree import Tree
 
-    mapper = Mapper("suffix") if options.map in _COLLIDING else table.mapper()
+    mapper = Mapper("suffix") if options.map in _COLLIDING else table.mapper(options.reuse == "new-number")
     shown = None
     if options.map in _COLLIDING:
         shown = Mapper("raw") if options.map == "raw" else table.mapper()

@@ -129,6 +129,8 @@ def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:
             options.map = _one_of(name, value, exported.MODES)
         elif name == "cache":
             options.cache = _one_of(name, value, _CACHES)
+        elif name == "reuse":
+            options.reuse = _one_of(name, value, exported.REUSE)
         elif name == "k":
             options.k = int(_one_of(name, value, tuple(map(str, range(9)))))
         elif name == "state" and value:

@@ -180,9 +180,16 @@ def _as_json(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> dict
             for entry in sorted(ledger.entries.values(), key=lambda entry: entry.index)
         ],
         "full": len(ledger.full),
+        "known_by_generation": ledger.holder_count,
+        "reused": _reused(ledger),
         "retired": len(ledger.retired),
         "left": _left(ledger),
     }  # fmt: skip
+
+
+def _reused(ledger: Ledger) -> int:
+    """How often a file got a number of its own because its inode number had been another's."""
+    return sum(full.generation is not None for full in ledger.full.values())
 
 
 def _left(ledger: Ledger) -> int:
@@ -206,6 +213,8 @@ def _print(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> None:
         f"{len(ledger.entries)} of {LAST_INDEX} entries used, {len(ledger.retired)} retired, {_left(ledger)} left; "
         f"{len(ledger.full)} files in the full map"
     )
+    if ledger.holder_count:
+        print(f"{ledger.holder_count} inode numbers known by generation, {_reused(ledger)} times given to another file")
 
 
 def _day(days: int) -> str:

@@ -9,7 +9,8 @@ ladder, and the first rung that holds is taken:
         fs/xfs/libxfs/xfs_fs.h)
     statfs f_fsid, only where it comes from a uuid: ext2 to ext4, btrfs, zfs. Elsewhere it is st_dev in disguise, or 0.
     /dev/disk/by-uuid, which udev keeps
-    a name that the administrator gives
+    a name that the administrator gives; where there is a uuid too, it is added to that: a copy of a file system (dd, an
+        LVM snapshot) has its original's uuid, and nothing but a name tells one from the other for ever
     this session only: the boot id with what is unique while this kernel runs
 
 A rung that gives the same uuid gives the same key, so that a new kernel does not make a new device. A uuid of zeros is
@@ -73,17 +74,25 @@ def identify(fd: int, st: Stat, kind: str, name: str | None = None, by_uuid: str
     administrator calls it, `by_uuid` udev's directory of links or None. Never raises OSError: what cannot be asked
     falls to the next source. Raises Refused for a name that `named` refuses.
     """
+    found = _by_itself(fd, st, kind, by_uuid)
+    if found is None:
+        return session_only(st) if name is None else named(name)
+    if name is None:
+        return found
+    return Identity(f"{found.key}#{name}", True) if found.lasting and named(name) else named(name)
+
+
+def _by_itself(fd: int, st: Stat, kind: str, by_uuid: str | None) -> Identity | None:
+    """What the file system says of itself, None where that is nothing."""
     magic, fsid = _statfs(fd)
     if kind == "btrfs" or magic == _BTRFS:
         subvolume = _subvolume(fd)
         if subvolume is not None:
             return Identity(subvolume, True)
     if kind == "tmpfs" or magic in _MAKE_IT_UP:  # and f_fsid from it
-        if name is not None:
-            return named(name)
         found = _uuid(fd, _FS_IOC_GETFSUUID, bytes(17), 1)
         unique = str(found) if found else f"{fsid:016x}" if fsid else None
-        return session_only(st) if unique is None else Identity(f"session:{boot_id()}:{unique}", False)
+        return None if unique is None else Identity(f"session:{boot_id()}:{unique}", False)
     found = _file_system_uuid(fd, kind, magic)
     if found is not None:
         return Identity(f"uuid:{found}", True)
@@ -92,7 +101,7 @@ def identify(fd: int, st: Stat, kind: str, name: str | None = None, by_uuid: str
     link = _by_uuid(st, by_uuid) if by_uuid is not None else None
     if link is not None:
         return Identity(f"uuid:{link}", True)
-    return session_only(st) if name is None else named(name)
+    return None
 
 
 def named(name: str) -> Identity:
@@ -111,7 +120,7 @@ def named(name: str) -> Identity:
 def session_only(st: Stat) -> Identity:
     """The identity of a file system that has no uuid: its mount and st_dev, for as long as it stays mounted.
 
-    Every process on this machine gives it the same key. Only where the kernel uses mount ids again (before Linux 6.8)
+    Every process on this machine that asks for the same mount gives it the same key. Only where the kernel uses mount ids again (before Linux 6.8)
     it is good for this process alone: another mount may have had the same one by now.
     """
     mount = str(st.mnt_id) if st.mask & _MNT_ID_UNIQUE else f"{st.mnt_id}.{_process_token()}"

@@ -10,20 +10,23 @@ A turn on the loop is one receipt, or as many requests of it as the session hand
 if there are any.
 
 A work outlives its connection where it must: `Session.close()` asks it to come back, but a thread that hangs on a dead
-disk does not. Each work that was taken from a session gets exactly one finish() or fail(), also after close(), unless
-the server is ended by force; what it uses must stay open until then.
+disk does not. Each work that was taken from a session gets exactly one run() and one finish() or fail(), also after
+close(), unless the server is ended by force; what it uses must stay open until then. The connection counts as one until
+all of them are back, so that hanging up and coming again gives nobody more than his share.
+
+Of one device, a connection has only as many works in the queue as there are threads; however many it asks for, others
+find no more than that before them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -80,7 +83,7 @@ class Shared:
         """
         limiter = self._limiters.get(key)
         if limiter is None:
-            limiter = self._limiters[key] = trio.CapacityLimiter(THREADS_A_DEVICE if key else math.inf)
+            limiter = self._limiters[key] = _limited(key)
         return limiter
 
     def alone(self) -> bool:
@@ -102,6 +105,7 @@ class Connection:
         self._unsent_bytes = 0
         self._under_way = 0
         self._finish = trio.Event()
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
         self._over = False
         shared.connections.add(self)
 
@@ -124,6 +128,9 @@ class Connection:
             seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=error)
         finally:
             self._close()
+        while self._under_way:
+            self._finish = trio.Event()
+            await self._finish.wait()
 
     # The conversation -------------------------------------------------------------------------------------------------
 
@@ -217,9 +224,10 @@ class Connection:
         try:
             if self._unsent_bytes > UNSENT_BYTES:  # he does not take the replies that he has
                 await self._sent()
-            limiter = self._shared.limiter(work.limiter)
-            # When the server is ended by force, the thread is left to its disk.
-            result = await trio.to_thread.run_sync(self._call, work, limiter=limiter, abandon_on_cancel=True)
+            async with self._limiter(work.limiter):
+                limiter = self._shared.limiter(work.limiter)
+                # When the server is ended by force, the thread is left to its disk.
+                result = await trio.to_thread.run_sync(work.run, limiter=limiter, abandon_on_cancel=True)
             settle = partial(work.finish, result)
         except Exception as error:
             settle = partial(work.fail, error)
@@ -237,11 +245,11 @@ class Connection:
             self._shared.seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=error)
             self._scope.cancel()
 
-    def _call(self, work: Work) -> Any:
-        """In a thread. What has waited for a thread until nobody wants it any more is not begun."""
-        if self._over:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "the client is gone")
-        return work.run()
+    def _limiter(self, key: str) -> trio.CapacityLimiter:
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = _limited(key)
+        return limiter
 
     async def _until_finished(self) -> None:
         """Returns when a work has finished; meanwhile nothing is received, so that an end would not be noticed."""
@@ -268,6 +276,10 @@ class Connection:
 
 class _Ended(Exception):
     """The other end is closed or lost; the text says how, for those who log everything."""
+
+
+def _limited(key: str) -> trio.CapacityLimiter:
+    return trio.CapacityLimiter(THREADS_A_DEVICE if key else math.inf)
 
 
 def _pass_over(parts: list[Buffer], size: int) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ANAME: Final = b"ctl"
 _ROOT: Final = QID(QTDIR, 0, 2)
+_FIDS: Final = 64
 _DT_DIR, _DT_REG = 4, 8
 _GETATTR_BASIC: Final = 0x7FF
 
@@ -97,6 +98,8 @@ def answer(session: Session, message: Message) -> Message:
 def _new(session: Session, number: int, fid: ControlFid) -> None:
     if number in session.fids or number in session.control:
         raise OSError(errno.EINVAL, "fid in use")
+    if len(session.control) >= _FIDS:
+        raise OSError(errno.EMFILE, "too many fids")
     session.control[number] = fid
 
 

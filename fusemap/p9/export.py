@@ -78,6 +78,7 @@ class Export:
         self.locks: Final = Locks()
         self.statistics: Final = Statistics()
         self._shown = shown
+        self.plain: Final = shown is None and not model.maps
         self._qemu_version = shown is not None and shown.mode == "qemu"
 
     def close(self) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fusemap.p9.model import User
 
 
+ATTRIBUTE_COST: Final = 256  # of an attribute fid beside its value
+
+
 class Place:
     """Where a file was found; `name` is empty once it is not there any more."""
 
@@ -40,6 +43,10 @@ class Attribute:
         self.size = size  # announced bytes, -1 for one that is read
         self.flags = flags
         self.written = 0
+
+    def weight(self) -> int:
+        """Bytes that it may take."""
+        return ATTRIBUTE_COST + max(self.size, len(self.data) if self.size < 0 else 0)
 
 
 class File(OpenFile):

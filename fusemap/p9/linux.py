@@ -10,20 +10,20 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
-from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_IFSOCK
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh64_intdigest
+from xxhash import xxh32_intdigest, xxh64_intdigest
 
 from fusemap.host.calls import NOW
 from fusemap.p9 import messages as m
 from fusemap.p9.fids import Attribute, Fid, File, Listing
 from fusemap.p9.later import Handler, Later
 from fusemap.p9.locks import Waiting
-from fusemap.p9.naming import checked, directory, fail, may_change, new_name, place_of
+from fusemap.p9.naming import checked, device, directory, fail, may_change, new_name, place_of
 from fusemap.p9.transfer import create_fid, cut, open_fid, payload, resize, sync
 from fusemap.p9.wire import Message
-from fusemap.qid import qid_type
+from fusemap.qid import QTDIR, QTSYMLINK, qid_type
 from fusemap.tree import Node
 from fusemap.tree.live import LONG_REMOVAL_BLOCKS
 
@@ -42,10 +42,11 @@ _FLAGS: Final = (
 )
 _EXCL: Final = 0o200
 
-_BASIC: Final = 0x7FF
-_BTIME, _GEN, _DATA_VERSION = 0x800, 0x1000, 0x2000
-_STATX_BTIME: Final = 0x800
+BASIC: Final = 0x7FF  # P9_STATS_BASIC, and what is beyond it
+BTIME, GEN, DATA_VERSION = 0x800, 0x1000, 0x2000
+STATX_BTIME: Final = 0x800
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _CTIME, _ATIME_SET, _MTIME_SET = (1 << bit for bit in range(9))
+_TYPES: Final = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}
 _AT_REMOVEDIR: Final = 0x200
 _NO_ID: Final = 0xFFFFFFFF
 _MAX64: Final = (1 << 64) - 1
@@ -124,7 +125,7 @@ def mknod(session: Session, message: m.Tmknod) -> Message:
     if kind not in (0, S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
         raise fail(errno.EINVAL)
     mode = message.mode & 0o7777 | (kind or S_IFREG)
-    rdev = os.makedev(message.major, message.minor) if kind in (S_IFCHR, S_IFBLK) else 0
+    rdev = device(message.major, message.minor) if kind in (S_IFCHR, S_IFBLK) else 0
     node, st = session.model.mknod(fid.user, parent, new_name(message.name), mode, rdev, message.gid)
     session.forget(node)
     return m.Rmknod(session.export.qid(node, st))
@@ -194,9 +195,9 @@ def getattr(session: Session, message: m.Tgetattr) -> Message:
     node = session.fid(message.fid).node
     st = session.model.stat(node)
     mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
-    valid = _BASIC | _GEN | _DATA_VERSION
-    if st.mask & _STATX_BTIME:
-        valid |= _BTIME
+    valid = BASIC | GEN | DATA_VERSION
+    if st.mask & STATX_BTIME:
+        valid |= BTIME
     major, minor = st.rdev_major, st.rdev_minor
     return m.Rgetattr(
         valid & message.request_mask,
@@ -218,7 +219,9 @@ def getattr(session: Session, message: m.Tgetattr) -> Message:
         st.btime_s & _MAX64,
         st.btime_ns,
         node.generation,
-        xxh64_intdigest(_STAMP.pack(mtime & _MAX64, ctime & _MAX64, st.size)),
+        xxh64_intdigest(_STAMP.pack(mtime & _MAX64, ctime & _MAX64, st.size))
+        if message.request_mask & DATA_VERSION
+        else 0,
     )
 
 
@@ -260,7 +263,11 @@ def xattrwalk(session: Session, message: m.Txattrwalk) -> Message:
     fid.node.lookups += 1
     new = Fid(fid.node, fid.root, fid.user, None)
     session.new_fid(message.newfid, new)
-    new.io = Attribute(data)
+    try:
+        session.hold_attribute(new, Attribute(data))
+    except BaseException:
+        session.end(session.drop_fid(message.newfid))
+        raise
     return m.Rxattrwalk(len(data))
 
 
@@ -273,7 +280,7 @@ def xattrcreate(session: Session, message: m.Txattrcreate) -> Message:
         raise fail(errno.E2BIG)
     if message.flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
         raise fail(errno.EINVAL)
-    fid.io = Attribute(b"", _attribute(message.name), message.attr_size, message.flags)
+    session.hold_attribute(fid, Attribute(b"", _attribute(message.name), message.attr_size, message.flags))
     return m.Rxattrcreate()
 
 
@@ -298,7 +305,14 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
                 if not parts and size > too_small:
                     raise fail(errno.EINVAL)
                 break
-            if st is None:  # not to be looked at: the type is the record's, and there is no version
+            if st is not None and session.plain:
+                mode = st.mode
+                stamp = _STAMP.pack(
+                    st.mtime_s * _SECOND + st.mtime_ns & _MAX64, st.ctime_s * _SECOND + st.ctime_ns & _MAX64, st.size
+                )
+                kind_of = (_TYPES.get(mode & 0o170000, 0), xxh32_intdigest(stamp) or 1, number)
+                kind = (mode & 0o170000) >> 12
+            elif st is None:  # not to be looked at: the type is the record's, and there is no version
                 kind_of = (0x80 if kind == 4 else 0x02 if kind == 10 else 0, 0, number)
             else:
                 seen = shown_entry(listing, name, st)
@@ -331,7 +345,7 @@ def lock(session: Session, message: m.Tlock) -> Message | Later:
     )
     fid.locked = True
     if isinstance(answer, Waiting):
-        return Later(f"lock {id(answer)}", answer.run, m.Rlock, cancel=answer.cancel, file=file)
+        return Later("", answer.run, m.Rlock, cancel=answer.cancel, file=file)
     return m.Rlock(answer)
 
 

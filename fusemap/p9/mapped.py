@@ -41,6 +41,7 @@ class MappedXattr(Model):
     """The model `mapped-xattr`."""
 
     name = "mapped-xattr"
+    maps = True
 
     # What a client sees ---------------------------------------------------------------------------------------------
 

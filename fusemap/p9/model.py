@@ -48,6 +48,7 @@ class Model:
     """The model `none`."""
 
     name = "none"
+    maps = False  # whether a client is told other attributes than the host's
 
     def __init__(self, tree: Tree) -> None:
         self.tree: Final = tree
@@ -252,7 +253,7 @@ def _by_name(uname: bytes) -> User | None:
     try:
         return _by_number(pwd.getpwnam(os.fsdecode(uname)).pw_uid)
     except (KeyError, ValueError):
-        return _by_number(int(uname)) if uname.isdigit() and int(uname) < NONUNAME else None
+        return _by_number(int(uname)) if _is_number(uname) else None
 
 
 def user_name(uid: int) -> bytes:
@@ -278,9 +279,13 @@ def group_number(name: bytes) -> int:
     try:
         return grp.getgrnam(os.fsdecode(name)).gr_gid
     except (KeyError, ValueError):
-        if name.isdigit() and int(name) < NONUNAME:
+        if _is_number(name):
             return int(name)
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+def _is_number(digits: bytes) -> bool:
+    return digits.isdigit() and len(digits) <= 10 and int(digits) < NONUNAME
 
 
 def _refuse_virtual(name: bytes) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fusemap.p9.model import User
     from fusemap.p9.session import Session
 
+_CLUNKED: Final = Rclunk()
 MUCH_WRITTEN: Final = 1 << 20  # closing such a file on some file systems begins to write it to the disk
 
 def fail(number: int) -> OSError:
@@ -63,6 +64,20 @@ def directory(fid: Fid) -> Node:
     if fid.node.kind != S_IFDIR:
         raise fail(errno.ENOTDIR)
     return fid.node
+
+
+def device(major: int, minor: int) -> int:
+    """A device number. Raises OSError, EINVAL, for what Linux has no room for: 12 and 20 bits (kdev_t.h)."""
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise fail(errno.EINVAL)
+    return os.makedev(major, minor)
+
+
+def decimal(digits: bytes) -> int:
+    """A number of 32 bits in decimal digits. Raises OSError, EINVAL."""
+    if not digits.isdigit() or len(digits) > 10 or int(digits) > NOFID:
+        raise fail(errno.EINVAL)
+    return int(digits)
 
 
 def may_change(session: Session) -> None:
@@ -128,6 +143,8 @@ def walk(session: Session, message: Twalk) -> Message:
         raise fail(errno.EINVAL)
     if new == message.fid and fid.io is not None:
         raise fail(errno.EINVAL)
+    if len(message.wname) == 1 and new != message.fid:
+        return _walk_one(session, fid, new, message.wname[0])
     node, place = fid.node, fid.place
     qids: list[QID] = []
     parent = node
@@ -155,9 +172,24 @@ def walk(session: Session, message: Twalk) -> Message:
     return Rwalk(tuple(qids))
 
 
+def _walk_one(session: Session, fid: Fid, new: int, name: bytes) -> Message:
+    """The usual walk."""
+    node, st, place = _step(session, fid, fid.node, name, fid.node, fid.place)
+    try:
+        qid = session.export.qid(node, st)
+    except BaseException:
+        session.forget(node)
+        raise
+    session.new_fid(new, Fid(node, fid.root, fid.user, _alive(place)))
+    return Rwalk((qid,))
+
+
 def clunk(session: Session, message: Tclunk) -> Message:
     """The fid is gone whatever comes of it; an attribute that was written through it is set now."""
     fid = session.drop_fid(message.fid)
+    if fid.io is None and not fid.remove_at_clunk:
+        kept = session.let_go(fid)
+        return _CLUNKED if kept is None else _closed(session, fid, kept, _CLUNKED)
     long = None
     try:
         if isinstance(fid.io, Attribute) and fid.io.name:

@@ -19,7 +19,7 @@ from fusemap.p9.later import Handler, Later
 from fusemap.p9.linux import rename_fid, truncate_fid
 from fusemap.p9.messages import NONUNAME, StatRecord
 from fusemap.p9.model import group_number
-from fusemap.p9.naming import directory, fail, may_change, new_name, place_of
+from fusemap.p9.naming import decimal, device, directory, fail, may_change, new_name, place_of
 from fusemap.p9.records import DMDEVICE, DMDIR, DMLINK, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, SPECIAL
 from fusemap.p9.transfer import become, create_fid, open_fid
 from fusemap.p9.wire import Dialect, Message
@@ -166,10 +166,7 @@ def _special(
             raise fail(errno.EINVAL)
         return model.symlink(user, parent, name, extension, NONUNAME)
     if kind == DMLINK:
-        digits = extension.strip()
-        if not digits.isdigit():
-            raise fail(errno.EINVAL)
-        node = session.fid(int(digits)).node
+        node = session.fid(decimal(extension.strip(b" \n\0"))).node
         if node.kind == S_IFDIR:
             raise fail(errno.EPERM)
         model.link(user, node, parent, name)
@@ -181,10 +178,10 @@ def _special(
     rdev = 0
     if kind == DMDEVICE:
         words = extension.split()
-        if len(words) != 3 or words[0] not in (b"b", b"c") or not (words[1] + words[2]).isdigit():
+        if len(words) != 3 or words[0] not in (b"b", b"c"):
             raise fail(errno.EINVAL)
         types[DMDEVICE] = S_IFBLK if words[0] == b"b" else S_IFCHR
-        rdev = os.makedev(int(words[1]), int(words[2]))
+        rdev = device(decimal(words[1]), decimal(words[2]))
     mode = _mode(session, message.perm, parent, 0o666)
     return model.mknod(user, parent, name, types[kind] | mode, rdev, NONUNAME)
 

@@ -159,10 +159,14 @@ class Server:
             self._shared.seldom.log(logging.WARNING, form, name)
             accepted.close()
             return
-        session = self._session_of(self._export, Peer(name, self._bound_to(uid)))
-        connection = Connection(session, prepare(accepted), name, self._shared)
+        channel = prepare(accepted)
+        try:
+            session = self._session_of(self._export, Peer(name, self._bound_to(uid)))
+        except BaseException:
+            channel.close()
+            raise
         self._from[whose] += 1
-        clients.start_soon(self._serve, connection, whose)
+        clients.start_soon(self._serve, Connection(session, channel, name, self._shared), whose)
 
     async def _serve(self, connection: Connection, whose: Hashable) -> None:
         try:

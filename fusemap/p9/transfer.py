@@ -128,11 +128,12 @@ def read(session: Session, message: Tread) -> Message | Later:
         raise fail(errno.EBADF)
     if offset > _MAX_OFFSET:
         raise fail(errno.EINVAL)
-    view = session.buffer(size)
-    done, whole = read_now(file, offset, view)
+    buffer = session.buffer(size)
+    done, whole = read_now(file, offset, memoryview(buffer)[:size])
+    data = session.filled(buffer, done)
     if whole:
-        return Rread(view[:done])
-    start, fd = bytes(view[:done]), file.fd
+        return Rread(data)
+    start, fd = bytes(data), file.fd
     return Later(file.node.device.key, lambda: read_fully(fd, start, offset, size), Rread, effects=False, file=file)
 
 

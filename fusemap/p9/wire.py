@@ -106,7 +106,9 @@ class Codec:
         kinds = kinds[: len(kinds) - len(self.absent)]
         self.has_data: Final = bool(kinds) and kinds[-1][0] == "data"
         self._late = bool(kinds) and "late" in kinds[-1]
-        self._steps = [_step(run, dialect) for run in _runs([kind[0] for kind in kinds])]
+        runs = _runs([kind[0] for kind in kinds[: len(kinds) - self._late]])
+        runs += [[kinds[-1][0]]] if self._late else []  # by itself, so that the frame can end before it
+        self._steps = [_step(run, dialect) for run in runs]
         fixed = all(kind[0] in "BHIQ" or kind[0] == "qid" for kind in kinds) and not self._late
         self._qids = [index for index, kind in enumerate(kinds) if kind[0] == "qid"]
         body = "".join(_QID_FORMAT if kind[0] == "qid" else kind[0] for kind in kinds) if fixed else ""
@@ -142,7 +144,9 @@ class Codec:
         """The whole frame. Raises struct.error for a number out of range, ValueError for too long a string."""
         if self._fixed is not None:
             frame = self._frame
-            return frame.pack(frame.size, self.number, tag, *self._flat(message))
+            if self._qids or self.absent:
+                message = self._flat(message)
+            return frame.pack(frame.size, self.number, tag, *message)
         body = self.write(message)
         return HEADER.pack(7 + len(body), self.number, tag) + body
 

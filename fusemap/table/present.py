@@ -15,7 +15,7 @@ from fusemap.host.identity import identify
 from fusemap.host.mountinfo import MountInfo, contains, mount_table
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_TAIL: Final = re.compile(r"(?:#[0-9]+)?(?: at .*)?", re.DOTALL)
+_TAIL: Final = re.compile(r"(?:#[A-Za-z0-9._+-]+)?(?: at .*)?", re.DOTALL)
 
 
 class Present(NamedTuple):
@@ -55,9 +55,9 @@ def device_key_of(devices: list[Present], dev: int) -> str | None:
 
 
 def base_key(key: str) -> str:
-    """A device's key without what tells copies and bind mounts apart: `KEY#2 at PATH` is mounted where KEY is.
+    """A device's key without what tells copies and bind mounts apart: `KEY#NAME at PATH` is mounted where KEY is.
 
-    >>> base_key("uuid:6b7c#2 at srv/a"), base_key("uuid:6b7c")
+    >>> base_key("uuid:6b7c#copy at srv/a"), base_key("uuid:6b7c")
     ('uuid:6b7c', 'uuid:6b7c')
     """
     for at in (match.start() for match in re.finditer("[# ]", key)):

@@ -52,6 +52,7 @@ class Directory:
         self._seek(cookie)
         tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
         path, key = tree.mapper.path, node.mount.key(node.device, False)
+        by_generation = tree.by_generation  # then a record, which has no handle, does not tell the number
         now = time.time_ns()
         while True:
             if not pending:
@@ -62,7 +63,7 @@ class Directory:
             entry = pending[-1]
             inode, cookie, kind, name = entry
             try:
-                if self.names_left and kind not in _LOOKED_INTO:
+                if self.names_left and kind not in _LOOKED_INTO and not by_generation:
                     self.names_left -= 1
                     self.names_given += 1
                     found, number, st = None, path(key, inode), None
@@ -111,11 +112,12 @@ class Directory:
                 else:
                     st = statx(fd, name)
                     plain = st.mnt_id == mount_id and st.dev_minor == minor and st.dev_major == major
+                    plain = plain and not tree.by_generation
                     if plain and st.mode & KIND != S_IFDIR:
                         number = path(key, st.ino)
                     elif plain and st.ino != BTRFS_SUBVOLUME_INODE:
                         number = path(directory_key, st.ino)
-                    else:  # something is mounted there
+                    else:  # something is mounted there, or the number is not known without a node
                         found, st = tree.entry(node, fd, name, 0)
                         number = found.number
                         tree.forget(found, 0)

@@ -8,10 +8,17 @@ A device is a file system by its identity, so that the same disk unmounted and m
 another disk that was dealt the same st_dev does not get them.
 
 Bind mounts that show the same directory twice need care: a FUSE client (and any kernel's cache of directories) cannot
-have one directory in two places. Of mounts whose parts of a file system overlap, the first is known by the device alone
-and each further one has a `domain` of its own, which enters the mapping as a device of its own - for directories only:
-a file in two places is no more than a hard link. Where one of the two is read-only, files are told apart as well, so
+have one directory in two places. Of mounts whose parts of a file system overlap, the one whose mount point sorts first
+is known by the device alone and each further one has a `domain` of its own, which enters the mapping as a device of its
+own - for directories only: a file in two places is no more than a hard link. Which one that is, two processes must
+agree on, however clients walk; so it is looked up in the mount table and not left to the order of look-ups. Where one of the two is read-only, files are told apart as well, so
 that writing through the writable one does not depend on which was seen first.
+
+A copy of a file system (dd, an LVM snapshot) has the uuid of its original. One number for files of both would be wrong
+data, and which of the two is the original nobody can tell: not by the order in which they are met, which is another one
+after the next mount. So where both are mounted, neither is known by the uuid alone. An administrator's name makes the
+difference last; what has none is known until it is unmounted. Two go by the uuid all the same: the root's own device,
+whose table it is, and one that was met before its copy was mounted.
 """
 
 from __future__ import annotations

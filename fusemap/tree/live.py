@@ -31,7 +31,8 @@ class Tree(Reach):
     """An exported tree: the directory `source` with everything mounted beneath it.
 
     `mapper` gives the numbers; it must be injective (prefix or suffix), since a number is a node's name. `names` are
-    what the administrator calls the devices at some absolute paths, `seen` is told of each device that is met.
+    what the administrator calls the devices at some absolute paths, `seen` is told of each device that is met. The
+    mapper's `by_generation` decides whether a file that gets the inode number of another one gets its number too.
     Raises OSError when `source` cannot be opened as a directory.
     """
 
@@ -56,6 +57,12 @@ class Tree(Reach):
             self.close()
             raise
         self.root.lookups = 1
+
+    def close(self) -> None:
+        """Closes every descriptor but those of open files, and says how often inode numbers came up again."""
+        if self.reused:
+            log.info("the host gave %d inode numbers of known files to other files", self.reused)
+        super().close()
 
     def __len__(self) -> int:
         """How many nodes are known."""
@@ -202,12 +209,13 @@ class Tree(Reach):
         fd = os.open(path, PATH_ONLY | os.O_DIRECTORY)
         try:
             st = self.calls.statx(fd, b"")
+            handle = self.handle_of(fd, b"", st) if self.by_generation else None
         finally:
             os.close(fd)
         if self._is(self.root, st):
             return self.root
         key = self.filesystems.key(st, True)
-        number = None if key is None else self.mapper.peek(key, st.ino)
+        number = None if key is None else self._known_number(self.root.mount, key, st.ino, handle)
         return None if number is None else self._nodes.get(number)
 
     def number_above(self, node: Node, fd: int) -> tuple[int, Stat]:
@@ -215,8 +223,10 @@ class Tree(Reach):
         if node is self.root:
             return node.number, self.stat(node)
         st = self.calls.statx(fd, b"..")
-        number = self.root.number if self._is(self.root, st) else self.filesystems.number(self._path, st, node)
-        return number, st
+        if self._is(self.root, st):
+            return self.root.number, st
+        handle = self.handle_of(fd, b"..", st) if self.by_generation else None
+        return self.filesystems.number(lambda key, inode: self._number(node.mount, key, inode, handle), st, node), st
 
     def renamed(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes, exchanged: bool) -> None:
         """Tells nodes that are known by their place of a rename that went through the tree."""
@@ -234,6 +244,8 @@ class Tree(Reach):
 
     def _enter(self, parent: Node | None, name: bytes, at: int, at_name: bytes, st: Stat) -> Node:
         """The node for a file that was just seen as `at_name` in `at`, made if it is new."""
+        if self.by_generation and at_name and parent is not None:
+            return self._enter_again(parent, name, at, at_name)
         handle = self.handle_of(at, at_name, st)
         if parent is not None and st.mnt_id == parent.mount.id:
             mount = parent.mount

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from fusemap.p9 import connection, server
 from fusemap.p9.listen import open_all
 from fusemap.p9.server import Server
 
+from ..support import needs
 from ..support.process import ALICE, call_as
 from .doubles import SENT_AT_ONCE, WORKS, EchoExport, EchoSession, frame
 
@@ -175,7 +177,18 @@ async def test_more_small_answers_than_one_call_can_send(echo: Echo, no_errors: 
         assert await client.answer() == (b"b", b"abc")
 
 
-@pytest.mark.parametrize("address", ["tcp:127.0.0.1:0", "tcp:[::1]:0", "tcp:localhost:0"])
+@pytest.fixture(params=["tcp:127.0.0.1:0", "tcp:[::1]:0", "tcp:localhost:0"])
+def address(request: pytest.FixtureRequest) -> str:
+    if "::1" in request.param:
+        needs.ipv6()
+    return str(request.param)
+
+
+@pytest.fixture
+def vsock() -> None:
+    needs.vsock()
+
+
 async def test_tcp(echo: Echo, address: str, no_errors: None) -> None:
     echo.words = [address]
     await echo.start()
@@ -187,6 +200,18 @@ async def test_tcp(echo: Echo, address: str, no_errors: None) -> None:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(plain))
             assert await Client(stream).ask(b"v", b"hello") == b"hello"
             await stream.aclose()
+
+
+async def test_vsock(vsock: None, echo: Echo, no_errors: None) -> None:
+    echo.words = ["vsock:any:0"]
+    await echo.start()
+    with socket.socket(socket.AF_VSOCK) as plain:
+        plain.connect((1, int(echo.addresses[0].rsplit(":", 1)[1])))
+        plain.setblocking(False)
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(plain)))
+        assert await client.ask(b"v", b"hello") == b"hello"
+        assert echo.export.sessions[0].peer.name.startswith("vsock:")
+        await client.stream.aclose()
 
 
 async def test_several_addresses_at_once(echo: Echo, tmp_path: Path, no_errors: None) -> None:
@@ -330,6 +355,27 @@ async def test_threads_are_limited_for_each_device(echo: Echo, no_errors: None) 
     assert echo.export.most_running <= count + 1
 
 
+async def test_who_asks_for_much_is_not_served_before_all_others(echo: Echo, no_errors: None) -> None:
+    """In the queue for a device there are no more of his works than it has threads."""
+    await echo.start()
+    greedy, other = await echo.connect(), await echo.connect()
+    count = connection.THREADS_A_DEVICE
+    await greedy.send(*(frame(b"w", b"%d" % n) for n in range(3 * count)))
+    await until(lambda: echo.export.running == count)
+    asked = await echo.session(2)
+    await other.send(frame(b"w", b"mine"))
+    await until(lambda: asked.works)
+    echo.export.gates[b"mine"].set()
+    works = echo.export.sessions[0].works
+    for work in [work for work in works if work.begun.is_set()]:
+        echo.export.gates[work.name].set()
+    assert await other.answer() == (b"w", b"mine")
+    for work in works:
+        echo.export.gates[work.name].set()
+    for _ in works:
+        await greedy.answer()
+
+
 async def test_calls_without_a_device_do_not_wait_for_each_other(echo: Echo, no_errors: None) -> None:
     echo.export.limiter = lambda name: ""
     await echo.start()
@@ -378,7 +424,7 @@ async def test_a_busy_client_that_hangs_up_is_noticed(
 
 
 async def test_calls_of_a_client_that_is_gone(echo: Echo, no_errors: None) -> None:
-    """They are asked to stop; one that cannot is waited for, and settled once; what has not begun never begins."""
+    """They are asked to stop; one that cannot is waited for, and each is settled once."""
     await echo.start()
     client = await echo.connect()
     count = connection.THREADS_A_DEVICE
@@ -394,8 +440,7 @@ async def test_calls_of_a_client_that_is_gone(echo: Echo, no_errors: None) -> No
     echo.export.gates[b"deaf"].set()
     await until(lambda: all(work.settled for work in session.works))
     assert [work.settled for work in session.works] == [1] * (count + 1)
-    (queued,) = (work for work in session.works if work.name == b"queued")
-    assert not queued.begun.is_set()
+    assert [work.begun.is_set() for work in session.works] == [True] * (count + 1)
 
 
 async def test_who_has_said_all_still_gets_his_answers(echo: Echo, no_errors: None) -> None:
@@ -572,6 +617,24 @@ async def test_too_many_connections(
     await until(lambda: echo.export.sessions[0].closed)
     assert await (await echo.connect()).ask(b"v", b"room again") == b"room again"
     assert len(echo.export.sessions) == 4
+
+
+async def test_hanging_up_makes_no_room_before_the_calls_are_back(
+    echo: Echo, no_errors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_A_PEER", 1)
+    await echo.start()
+    client = await echo.connect()
+    await client.send(frame(b"h", b"deaf"))
+    session = await echo.session()
+    await until(lambda: session.works)
+    await client.stream.aclose()
+    await until(lambda: session.closed)
+    assert await (await echo.connect()).ended()
+    echo.export.gates[b"deaf"].set()
+    await until(lambda: session.works[0].settled)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await (await echo.connect()).ask(b"v", b"room again") == b"room again"
 
 
 async def test_too_many_connections_of_one_user(

@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 from typing import NoReturn
 
 import pytest
 
+_VSOCK_ANY = 0xFFFFFFFF
+_VSOCK_LOCAL = 1
 REQUIRE_ALL = os.environ.get("FUSEMAP_REQUIRE_ALL") == "1"
 
 
@@ -65,3 +68,24 @@ def _may_mount() -> bool:
     with open("/proc/self/status") as file:
         capabilities = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return bool(capabilities >> 21 & 1)
+
+
+def vsock() -> None:
+    """The test connects to itself by vsock: the kernel has it, and its loopback (vsock_loopback)."""
+    try:
+        with socket.socket(socket.AF_VSOCK) as listening, socket.socket(socket.AF_VSOCK) as probe:
+            listening.bind((_VSOCK_ANY, _VSOCK_ANY))
+            listening.listen()
+            probe.settimeout(1)
+            probe.connect((_VSOCK_LOCAL, listening.getsockname()[1]))
+    except OSError as error:
+        missing(f"this kernel does not connect to itself by vsock: {error.strerror or error}")
+
+
+def ipv6() -> None:
+    """The test listens on ::1."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        missing(f"this machine has no IPv6 loopback: {error.strerror}")

@@ -195,14 +195,21 @@ def tick() -> None:
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Removes a file and makes another one at its place until that has the inode number of the first."""
+    """Removes a file and puts another one at its place that has the inode number of the first."""
     inode = path.stat().st_ino
-    for _ in range(60):
-        path.unlink()
-        make(path)
-        if path.lstat().st_ino == inode:
-            return
-    pytest.fail("the inode number did not come up again")
+    (os.rmdir if path.is_dir() else os.unlink)(path)
+    fillers = [path.with_name(f"filler-{n}") for n in range(60)]
+    try:
+        for filler in fillers:  # ext4 keeps the number of a file that was just removed for the last
+            make(filler)
+            if filler.lstat().st_ino == inode:
+                filler.rename(path)
+                return
+        pytest.fail("the inode number did not come up again")
+    finally:
+        for filler in fillers:
+            if os.path.lexists(filler):
+                (os.rmdir if filler.is_dir() else os.unlink)(filler)
 
 
 @pytest.mark.parametrize("again", ["file", "fifo"])

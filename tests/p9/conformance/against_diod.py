@@ -1,13 +1,11 @@
-"""Runs the suite against Debian's diod, which is started again whenever a case has brought it down.
+"""Runs the suite against Debian's diod.
 
     python -m tests.p9.conformance.against_diod [pytest's arguments]
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,7 @@ from xml.etree import ElementTree
 
 from ...support import process
 from ...support.process import die_with_parent
-from ...support.stage import Stage, pidfd, watchdog
+from ...support.stage import Stage, watchdog
 from ..conftest import build
 from ..served import Diod
 
@@ -42,22 +40,12 @@ def run(stage: Stage, *arguments: str, seconds: float | None = None) -> tuple[di
         )
     watchdog.guard(suite.pid)
     try:
-        with pidfd(suite.pid) as ended:
-            while True:
-                with pidfd(server.pid) as died:
-                    ready, _, _ = select.select([ended, died], [], [], seconds)
-                assert ready, f"the suite is not over in {seconds} s\n{output.read_text()}"
-                if ended in ready:
-                    break
-                with contextlib.suppress(AssertionError):  # that it ended by itself
-                    server.close()
-                server = Diod(source, stage.path)
+        suite.wait(seconds)
     finally:
         suite.kill()
         suite.wait()
         watchdog.release(suite.pid)
-        with contextlib.suppress(AssertionError):
-            server.close()
+        server.close()
     return outcomes(report) if report.exists() else {}, output.read_text()
 
 

@@ -4,7 +4,7 @@ Errors and open flags: Linux's generic ones, asm-generic/errno*.h and asm-generi
 The rest: include/net/9p/9p.h, and for DM_ the pages open(5) and stat(5) of the Plan 9 manual and of 9P2000.u.
 """
 
-EPERM, ENOENT, EIO, ENXIO, E2BIG, EBADF, EACCES, EBUSY, EEXIST, EXDEV = 1, 2, 5, 6, 7, 9, 13, 16, 17, 18
+EPERM, ENOENT, EIO, ENXIO, E2BIG, EBADF, ENOMEM, EACCES, EBUSY, EEXIST, EXDEV = 1, 2, 5, 6, 7, 9, 12, 13, 16, 17, 18
 ENODEV, ENOTDIR, EISDIR, EINVAL, EFBIG, ENOSPC, ERANGE, ENAMETOOLONG, ENOSYS = 19, 20, 21, 22, 27, 28, 34, 36, 38
 ENOTEMPTY, ELOOP, ENODATA, EPROTO, EOPNOTSUPP, ESTALE = 39, 40, 61, 71, 95, 116
 

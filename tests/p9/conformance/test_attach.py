@@ -47,7 +47,7 @@ def test_a_mount_point_below_the_root(place: Place) -> None:
         assert place.client.qid(place.client.attach(os.fsencode(path.name))).type == QT_DIR
 
 
-@pytest.mark.parametrize("name", [b"missing", b"/missing", b"/missing/deeper", b"a" * 300, b"a\0b", b"\xff"])
+@pytest.mark.parametrize("name", [b"missing", b"/missing", b"/missing/deeper", b"a" * 300, b"a\0b", b"\xff"], ids=lambda n: ascii(n[:16])[2:-1])
 def test_a_missing_name_is_refused(place: Place, name: bytes) -> None:
     client = place.client
     fid = client.new_fid()

@@ -132,8 +132,9 @@ def test_a_special_file_is_not_opened(place: Place, kind: str, flags: int) -> No
         with socket.socket(socket.AF_UNIX) as plug:
             plug.bind(os.path.relpath(path) if len(os.fsencode(path)) > 100 else str(path))
     else:
+        device = (stat.S_IFCHR, os.makedev(1, 3)) if kind == "char" else (stat.S_IFBLK, os.makedev(1, 0))
         try:
-            os.mknod(path, (stat.S_IFCHR if kind == "char" else stat.S_IFBLK) | 0o666, os.makedev(1, 3 if kind == "char" else 0))
+            os.mknod(path, device[0] | 0o666, device[1])
         except PermissionError:
             pytest.skip("this machine makes no device nodes")
     fid = place.walk(kind)
@@ -171,7 +172,7 @@ def test_create(place: Place) -> None:
     place.client.fails(Tlopen(fid, O_RDONLY))
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o666, 0o640, 0o777, 0o4755, 0o2755, 0o1666, 0o000, 0o100644])
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o640, 0o777, 0o4755, 0o2755, 0o1666, 0o000, 0o100644], ids=oct)
 def test_create_takes_the_mode_as_it_is(place: Place, mode: int) -> None:
     """The client has applied the umask of its process."""
     place.create(b"new", O_RDWR | O_CREAT | O_EXCL, mode)
@@ -185,7 +186,7 @@ def test_create_gives_the_file_to_the_user_and_the_group(place: Place) -> None:
     assert (told.uid, told.gid) == (0, 1234)
 
 
-@pytest.mark.parametrize("access", [O_RDONLY, O_WRONLY])
+@pytest.mark.parametrize("access", [O_RDONLY, O_WRONLY], ids=["RDONLY", "WRONLY"])
 def test_create_opens_as_it_was_told(place: Place, access: int) -> None:
     fid = place.create(b"new", access | O_CREAT | O_EXCL)
     if access == O_RDONLY:

@@ -25,7 +25,7 @@ def test_every_dialect_is_spoken_or_declined(place: Place, dialect: Dialect) -> 
     assert answer.version in ({dialect.value} if place.target.ours else lawful)
 
 
-@pytest.mark.parametrize("version", [b"8P1234", b"", b"unknown", b"HTTP/1.1", b"\xff\xfe", b"9p2000.l", b"9P" * 2000])
+@pytest.mark.parametrize("version", [b"8P1234", b"", b"unknown", b"HTTP/1.1", b"\xff\xfe", b"9p2000.l", b"9P" * 2000], ids=lambda v: ascii(v[:9])[2:-1] or "empty")
 def test_an_unknown_version_is_answered_with_unknown(place: Place, version: bytes) -> None:
     client = place.bare()
     assert client.negotiate(version).version == b"unknown"

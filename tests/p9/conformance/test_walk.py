@@ -214,8 +214,15 @@ def test_a_file_has_nothing_below_it(place: Place) -> None:
         assert len(qids) == 1
 
 
-@pytest.mark.parametrize("name", [b"", b"d0/d1", b"d0/", b"/", b"/etc", b"../..", b"d0\0", b"\0", b"..\0"], ids=repr)
-def test_what_is_no_name_leads_nowhere(deep: Place, name: bytes) -> None:
+NO_NAMES = {
+    "empty": b"", "two": b"d0/d1", "trailing": b"d0/", "slash": b"/", "absolute": b"/etc", "up": b"../..",
+    "NUL-at-the-end": b"d0\0", "NUL": b"\0", "dotdot-NUL": b"..\0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", NO_NAMES)
+def test_what_is_no_name_leads_nowhere(deep: Place, form: str) -> None:
+    name = NO_NAMES[form]
     client = deep.client
     client.refuses(Twalk(deep.fid, client.new_fid(), (name,)))
     client = deep.connect()
@@ -237,8 +244,15 @@ def test_too_long_a_name_is_an_error(place: Place, length: int) -> None:
     place.client.fails(Twalk(place.fid, place.client.new_fid(), (b"n" * length,)), ENAMETOOLONG, ENOENT)
 
 
-@pytest.mark.parametrize("name", [b"n" * 255, b"\xff\xfe", b"a b\tc\nd", "\u00fc\u4e16".encode(), b"...", b"..a", b"\\", b"-"], ids=ascii)
-def test_any_name_that_the_host_can_have(place: Place, name: bytes) -> None:
+NAMES = {
+    "long": b"n" * 255, "no-text": b"\xff\xfe", "spaces": b"a b\tc\nd", "unicode": "\u00fc\u4e16".encode(),
+    "three-dots": b"...", "two-dots-more": b"..a", "backslash": b"\\", "dash": b"-",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", NAMES)
+def test_any_name_that_the_host_can_have(place: Place, form: str) -> None:
+    name = NAMES[form]
     Path(os.fsdecode(os.fsencode(place.host) + b"/" + name)).mkdir()
     fid, qids = place.twalk(place.fid, name)
     assert place.client.qid(fid) == qids[0]
