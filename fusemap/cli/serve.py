@@ -8,9 +8,9 @@ import logging
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from io import RawIOBase
+from typing import TYPE_CHECKING, Any, Final
 
 from fusemap.cli import exported
 from fusemap.cli.logs import set_up
@@ -146,9 +146,9 @@ def _model(name: str | None, tree: Tree) -> Model:
     from fusemap.p9.model import Model, Passthrough
 
     if name == "mapped-xattr":
-        from fusemap.p9.mapped import Mapped
+        from fusemap.p9.mapped import MappedXattr
 
-        return Mapped(tree)
+        return MappedXattr(tree)
     if name is None:
         name = "passthrough" if tree.identity.can_switch else "none"
     return Passthrough(tree) if name == "passthrough" else Model(tree)
@@ -177,18 +177,17 @@ def _check_source(source: str) -> None:
         raise Refused(f"cannot serve {source}: {error.strerror}; give a directory that you can read") from error
 
 
-def _trace_file(name: str, sources: Sequence[Source]) -> contextlib.AbstractContextManager[TextIO]:
-    if name == "-":
-        if _uses_standard_output(sources):
-            raise Refused("--trace -: standard output is a connection; write a file's name")
-        return contextlib.nullcontext(sys.stdout)
+def _trace_file(name: str, sources: Sequence[Source]) -> RawIOBase:
+    """Without a buffer: what is written is there if the server dies, and nothing is left to fail when it is closed."""
+    if name == "-" and _uses_standard_output(sources):
+        raise Refused("--trace -: standard output is a connection; write a file's name")
     try:
-        return open(name, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        return open(os.dup(1) if name == "-" else name, "ab", buffering=0)
     except OSError as error:
         raise Refused(f"cannot write the trace {name}: {error.strerror}; choose another file") from error
 
 
-def _tracer(file: TextIO) -> Callable[[str], None]:
+def _tracer(file: RawIOBase) -> Callable[[str], None]:
     """Writes lines until that fails; a full disk or a reader that went away must not cost a client its connection."""
     failed = False
 
@@ -197,8 +196,7 @@ def _tracer(file: TextIO) -> Callable[[str], None]:
         if failed:
             return
         try:
-            file.write(line + "\n")
-            file.flush()
+            file.write(line.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             failed = True
             log.error("no more tracing: %s", error.strerror)

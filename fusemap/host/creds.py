@@ -9,6 +9,7 @@ The umask belongs to the whole process; only creating calls look at it, and thos
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -17,9 +18,11 @@ from typing import Final, NamedTuple
 
 from fusemap.host.calls import syscall_number
 
+_IDS: Final = (1 << 32) - 1
 _CAP_HEADER: Final = struct.pack("<Ii", 0x20080522, 0)  # version 3, this thread: capset(2)
-# CAP_SYS_RESOURCE, and what setfsuid(2) takes away and gives back (CAP_FS_SET in include/linux/capability.h)
-CAP_FILES: Final = 1 << 24 | 0b11111 | 1 << 9 | 1 << 27 | 1 << 32
+# CAP_SYS_RESOURCE, what setfsuid(2) takes away and gives back (CAP_FS_SET in include/linux/capability.h), and what it
+# leaves though extended attributes are set by it: CAP_SYS_ADMIN (trusted.*) and CAP_SETFCAP (security.capability)
+CAP_FILES: Final = 1 << 24 | 0b11111 | 1 << 9 | 1 << 27 | 1 << 32 | 1 << 21 | 1 << 31
 
 
 class Standing(NamedTuple):
@@ -67,6 +70,7 @@ class Identity:
         self.gid: Final = os.getegid()
         self._groups = os.getgroups()
         self.can_switch: Final = self.uid == 0
+        self._partial = not _every_id_is_mapped()
         if self.can_switch:
             self._setgroups = syscall_number("setgroups")
             self._capset = syscall_number("capset")
@@ -101,11 +105,15 @@ class Identity:
             raise _failure()
         # Their return value is the previous id, also on failure; root's calls do not fail.
         self._libc.setfsgid(gid)
+        if self._partial and self._libc.setfsgid(-1) != gid:
+            raise OSError(errno.EPERM, f"group {gid} is not known in this user namespace")
         self.become_user(uid, of.capabilities)
 
     def become_user(self, uid: int, capabilities: int = 0) -> None:
         """Takes on a user's rights alone. Raises OSError."""
         self._libc.setfsuid(uid)
+        if self._partial and self._libc.setfsuid(-1) != uid:
+            raise OSError(errno.EPERM, f"user {uid} is not known in this user namespace")
         if uid:
             data = self._cap_data(capabilities) if capabilities else self._as_user
             if self._libc.syscall(self._capset, _CAP_HEADER, data):
@@ -175,10 +183,14 @@ class _Writing:
         uid, gid, of = self._account
         if not self._identity.can_switch:
             return
-        if of is not None:
-            self._identity.become(uid, gid, of)
-        elif uid:
-            self._identity.become_user(uid)
+        try:
+            if of is not None:
+                self._identity.become(uid, gid, of)
+            elif uid:
+                self._identity.become_user(uid)
+        except BaseException:
+            self._identity.restore()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -189,6 +201,15 @@ class _Writing:
             self._identity.restore()
         elif self._account.uid:
             self._identity.restore_user()
+
+
+def _every_id_is_mapped() -> bool:
+    """Whether every id is good here. In a container some are not, and setfsuid(2) says nothing when it refuses."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as file:
+            if sum(int(line.split()[2]) for line in file) < _IDS:
+                return False
+    return True
 
 
 def standing(pid: int) -> Standing:

@@ -120,8 +120,8 @@ def named(name: str) -> Identity:
 def session_only(st: Stat) -> Identity:
     """The identity of a file system that has no uuid: its mount and st_dev, for as long as it stays mounted.
 
-    Every process on this machine that asks for the same mount gives it the same key. Only where the kernel uses mount ids again (before Linux 6.8)
-    it is good for this process alone: another mount may have had the same one by now.
+    Every process on this machine that asks for the same mount gives it the same key. Only where the kernel uses mount
+    ids again (before Linux 6.8) it is good for this process alone: another mount may have had the same one by now.
     """
     mount = str(st.mnt_id) if st.mask & _MNT_ID_UNIQUE else f"{st.mnt_id}.{_process_token()}"
     return Identity(f"session:{boot_id()}:{mount}:{st.dev_major}:{st.dev_minor}", False)

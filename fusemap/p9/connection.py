@@ -69,8 +69,9 @@ class Seldom:
 class Shared:
     """What the connections of a server have in common: threads, and the knowledge of each other."""
 
-    def __init__(self, works: trio.Nursery) -> None:
+    def __init__(self, works: trio.Nursery, asked: Callable[[], None]) -> None:
         self.works: Final = works
+        self.asked: Final = asked
         self.connections: Final[set[Connection]] = set()
         self.under_way = 0
         self.seldom: Final = Seldom()
@@ -149,6 +150,7 @@ class Connection:
                 taken = 0
                 await trio.lowlevel.checkpoint()
             taken += count
+            shared.asked()
             session.received(count)
             while await self._advance():
                 pass
@@ -222,9 +224,9 @@ class Connection:
         """Runs a call in a thread, and sends its reply."""
         settle: Callable[[], None]
         try:
-            if self._unsent_bytes > UNSENT_BYTES:  # he does not take the replies that he has
-                await self._sent()
             async with self._limiter(work.limiter):
+                if self._unsent_bytes > UNSENT_BYTES:  # he does not take the replies that he has
+                    await self._sent()
                 limiter = self._shared.limiter(work.limiter)
                 # When the server is ended by force, the thread is left to its disk.
                 result = await trio.to_thread.run_sync(work.run, limiter=limiter, abandon_on_cancel=True)
@@ -234,6 +236,7 @@ class Connection:
         self._under_way -= 1
         self._shared.under_way -= 1
         self._finish.set()
+        self._shared.asked()
         try:
             settle()
             if not self._over and not self._send(self._session.outgoing()):

@@ -96,7 +96,7 @@ def answer(session: Session, message: Message) -> Message:
 
 
 def _new(session: Session, number: int, fid: ControlFid) -> None:
-    if number in session.fids or number in session.control:
+    if number == m.NOFID or number in session.fids or number in session.control:
         raise OSError(errno.EINVAL, "fid in use")
     if len(session.control) >= _FIDS:
         raise OSError(errno.EMFILE, "too many fids")

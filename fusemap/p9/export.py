@@ -41,7 +41,7 @@ class Statistics:
 
     def as_json(self) -> dict[str, Any]:
         """As a JSON object: requests by type, errors by number, bytes, connections and clients, fids."""
-        asked = {BY_NUMBER[number].__name__: count for number, count in enumerate(self.requests) if count}
+        asked = {_name(number): count for number, count in enumerate(self.requests) if count}
         return {
             "requests": asked,
             "errors": {str(number): count for number, count in sorted(self.errors.items())},
@@ -51,6 +51,12 @@ class Statistics:
             "clients": self.clients,
             "fids": self.fids,
         }
+
+
+def _name(number: int) -> str:
+    """Of a message type; clients send any number."""
+    row = BY_NUMBER.get(number)
+    return str(number) if row is None else row.__name__
 
 
 class Export:

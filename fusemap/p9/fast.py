@@ -1,19 +1,24 @@
-"""The request that clients make most, getattr, from frame to frame by hand.
+"""The requests that clients make most - walk to one name, getattr, clunk - from frame to frame by hand.
 
-The ordinary way costs a message object in, one out, and the generic codec; written out it is twice as fast, which is
-what 32 requests in flight are limited by (tests/benchmarks/p9). It must give the very bytes of the ordinary way, which
-a test compares, and leaves to that whatever is not the plain case: tracing, mapped attributes, colliding maps, fids
-that are none.
+The ordinary way costs a message object in, one out, and the generic codec; written out they are twice as fast, which is
+what 32 requests in flight are limited by (tests/benchmarks/p9). They must give the very bytes of the ordinary way,
+which a test compares, and leave to that whatever is not the plain case: tracing, mapped attributes, colliding maps,
+fids that are none, names that are not plain. Each gives None then, before it has done anything.
 """
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Callable
+from stat import S_IFDIR, S_IFLNK
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh32_intdigest, xxh64_intdigest
 
+from fusemap.p9.fids import Fid, Place
 from fusemap.p9.linux import BASIC, BTIME, DATA_VERSION, GEN, STATX_BTIME
+from fusemap.p9.messages import NOFID, NUMBERS, Rclunk, Rgetattr, Rwalk, Tclunk, Tgetattr, Twalk
 from fusemap.qid import QTDIR, QTFILE, QTSYMLINK
 
 if TYPE_CHECKING:
@@ -21,20 +26,60 @@ if TYPE_CHECKING:
 
 _ASKED: Final = struct.Struct("<IQ")
 _ANSWER: Final = struct.Struct("<IBH Q BIQ III QQQQQ QQ QQ QQ QQ QQ")
-_NUMBER: Final = 25  # Rgetattr
+_WALK: Final = struct.Struct("<IIHH")  # with one name, up to its bytes
+_WALKED: Final = struct.Struct("<IBH H BIQ")
+_FID: Final = struct.Struct("<I")
+_CLUNKED: Final = struct.Struct("<IBH")
+_RWALK, _RCLUNK, _RGETATTR = NUMBERS[Rwalk], NUMBERS[Rclunk], NUMBERS[Rgetattr]
+_ONE_NAME: Final = _WALK.size
+_DOTS: Final = (b"", b".", b"..")
 _SIZE: Final = _ANSWER.size
 _STAMP: Final = struct.Struct("<QQQ")
-_TYPES: Final = {0o040000: QTDIR, 0o120000: QTSYMLINK}
+_TYPES: Final = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}
 _MAX64: Final = (1 << 64) - 1
 _SECOND: Final = 1_000_000_000
 _SUPPORTED: Final = BASIC | GEN | DATA_VERSION
 
 
-def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:
-    """The whole Rgetattr for the Tgetattr whose body begins at `start`; None where it is not the plain case.
+def walk_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:
+    """The Rwalk for a Twalk with one name and a new fid. Raises OSError."""
+    if size < _ONE_NAME + 7:
+        return None
+    number, new, names, length = _WALK.unpack_from(buffer, start)
+    if names != 1 or size != 7 + _ONE_NAME + length:
+        return None
+    fid = session.fids.get(number)
+    name = bytes(buffer[start + _ONE_NAME : start + _ONE_NAME + length])
+    if fid is None or fid.node.kind != S_IFDIR or new == NOFID or new in session.fids or new in session.control:
+        return None
+    if name in _DOTS or b"/" in name or b"\0" in name:
+        return None
+    parent = fid.node
+    node, st = session.model.lookup(fid.user, parent, name)
+    session.new_fid(new, Fid(node, fid.root, fid.user, Place(parent, name)))
+    stamp = _STAMP.pack(
+        st.mtime_s * _SECOND + st.mtime_ns & _MAX64, st.ctime_s * _SECOND + st.ctime_ns & _MAX64, st.size
+    )
+    kind = _TYPES.get(st.mode & 0o170000, QTFILE)
+    return _WALKED.pack(_WALKED.size, _RWALK, tag, 1, kind, xxh32_intdigest(stamp) or 1, node.number)
 
-    Raises OSError.
-    """
+
+def clunk_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:
+    """The Rclunk for the Tclunk of a fid that is not open. Raises OSError."""
+    if size != 11:
+        return None
+    (number,) = _FID.unpack_from(buffer, start)
+    fid = session.fids.get(number)
+    if fid is None or fid.io is not None or fid.remove_at_clunk:
+        return None
+    kept = session.let_go(session.drop_fid(number))
+    if kept is not None:
+        os.close(kept)
+    return _CLUNKED.pack(7, _RCLUNK, tag)
+
+
+def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:
+    """The Rgetattr for a Tgetattr. Raises OSError."""
     if size != 19:
         return None
     number, asked = _ASKED.unpack_from(buffer, start)
@@ -52,7 +97,7 @@ def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, ta
     stamp = _STAMP.pack(mtime_s * _SECOND + mtime_ns & _MAX64, ctime_s * _SECOND + ctime_ns & _MAX64, length)
     return _ANSWER.pack(
         _SIZE,
-        _NUMBER,
+        _RGETATTR,
         tag,
         asked & (_SUPPORTED | BTIME if mask & STATX_BTIME else _SUPPORTED),
         _TYPES.get(mode & 0o170000, QTFILE),
@@ -77,3 +122,11 @@ def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, ta
         node.generation,
         xxh64_intdigest(stamp) if asked & DATA_VERSION else 0,
     )
+
+
+FAST: Final[dict[type, Callable[[Session, bytearray, int, int, int], bytes | None]]] = {
+    Twalk: walk_frame,
+    Tclunk: clunk_frame,
+    Tgetattr: getattr_frame,
+}
+"""By request: given a session, its buffer, where the body begins, the frame's size and tag, the whole answer."""

@@ -101,6 +101,10 @@ class Places:
         place.users += 1
         return place
 
+    def known(self, parent: Node, name: bytes) -> bool:
+        """Whether a fid was reached there."""
+        return (parent, name) in self._places
+
     def give_back(self, place: Place) -> Node | None:
         """Used by one less; the parent, when that is not needed any more and is to be forgotten."""
         place.users -= 1

@@ -20,9 +20,10 @@ class Later:
 
     `limiter` names the device that is waited for. `effects` is whether it changes anything, so that a flush must wait
     for it. `cancel` asks `run` to come back soon. `file` is used by `run` and must not be closed until it is back.
+    `weight` is how many bytes of memory it holds meanwhile.
     """
 
-    __slots__ = ("cancel", "effects", "file", "limiter", "run", "then")
+    __slots__ = ("cancel", "effects", "file", "limiter", "run", "then", "weight")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Later:
         effects: bool = True,
         cancel: Callable[[], None] | None = None,
         file: File | None = None,
+        weight: int = 0,
     ) -> None:
         self.limiter = limiter
         self.run = run
@@ -40,3 +42,4 @@ class Later:
         self.effects = effects
         self.cancel = cancel
         self.file = file
+        self.weight = weight

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh32_intdigest, xxh64_intdigest
 
-from fusemap.host.calls import NOW
+from fusemap.host.calls import NOW, Stat
 from fusemap.p9 import messages as m
 from fusemap.p9.fids import Attribute, Fid, File, Listing
 from fusemap.p9.later import Handler, Later
 from fusemap.p9.locks import Waiting
 from fusemap.p9.naming import checked, device, directory, fail, may_change, new_name, place_of
-from fusemap.p9.transfer import create_fid, cut, open_fid, payload, resize, sync
+from fusemap.p9.transfer import create_fid, cut, open_fid, payload, qid_of_new, resize, sync
 from fusemap.p9.wire import Message
-from fusemap.qid import QTDIR, QTSYMLINK, qid_type
+from fusemap.qid import QID, QTDIR, QTSYMLINK, qid_type
 from fusemap.tree import Node
+from fusemap.tree.data import truncate
 from fusemap.tree.live import LONG_REMOVAL_BLOCKS
 
 if TYPE_CHECKING:
@@ -92,31 +93,25 @@ def lopen(session: Session, message: m.Tlopen) -> Message | Later:
     fid = session.fid(message.fid)
     flags = flags_of(message.flags)
     try:
-        st = open_fid(session, fid, flags)
+        return open_fid(session, fid, flags, m.Rlopen)
     except PermissionError:
         if not flags & os.O_NOATIME:  # only the owner may ask for that (open(2)); who else does reads all the same
             raise
-        st = open_fid(session, fid, flags & ~os.O_NOATIME)
-    if isinstance(st, Later):
-        st.then = lambda _: m.Rlopen(session.export.qid(fid.node, session.model.stat(fid.node)), 0)
-        return st
-    return m.Rlopen(session.export.qid(fid.node, st), 0)
+        return open_fid(session, fid, flags & ~os.O_NOATIME, m.Rlopen)
 
 
 def lcreate(session: Session, message: m.Tlcreate) -> Message:
     fid = session.fid(message.fid)
     flags = flags_of(message.flags) | (os.O_EXCL if message.flags & _EXCL else 0)
-    st = create_fid(session, fid, message.name, flags, message.mode & 0o7777, message.gid)
-    return m.Rlcreate(session.export.qid(fid.node, st), 0)
+    return m.Rlcreate(create_fid(session, fid, message.name, flags, message.mode & 0o7777, message.gid), 0)
 
 
 def symlink(session: Session, message: m.Tsymlink) -> Message:
     parent, fid = _parent(session, message.dfid)
     if not message.target or b"\0" in message.target:
         raise fail(errno.ENOENT if not message.target else errno.EINVAL)
-    node, st = session.model.symlink(fid.user, parent, new_name(message.name), message.target, message.gid)
-    session.forget(node)
-    return m.Rsymlink(session.export.qid(node, st))
+    made = session.model.symlink(fid.user, parent, new_name(message.name), message.target, message.gid)
+    return m.Rsymlink(_told(session, parent, message.name, *made))
 
 
 def mknod(session: Session, message: m.Tmknod) -> Message:
@@ -126,16 +121,22 @@ def mknod(session: Session, message: m.Tmknod) -> Message:
         raise fail(errno.EINVAL)
     mode = message.mode & 0o7777 | (kind or S_IFREG)
     rdev = device(message.major, message.minor) if kind in (S_IFCHR, S_IFBLK) else 0
-    node, st = session.model.mknod(fid.user, parent, new_name(message.name), mode, rdev, message.gid)
-    session.forget(node)
-    return m.Rmknod(session.export.qid(node, st))
+    made = session.model.mknod(fid.user, parent, new_name(message.name), mode, rdev, message.gid)
+    return m.Rmknod(_told(session, parent, message.name, *made))
 
 
 def mkdir(session: Session, message: m.Tmkdir) -> Message:
     parent, fid = _parent(session, message.dfid)
-    node, st = session.model.mkdir(fid.user, parent, new_name(message.name), message.mode & 0o7777, message.gid)
-    session.forget(node)
-    return m.Rmkdir(session.export.qid(node, st))
+    made = session.model.mkdir(fid.user, parent, new_name(message.name), message.mode & 0o7777, message.gid)
+    return m.Rmkdir(_told(session, parent, message.name, *made))
+
+
+def _told(session: Session, parent: Node, name: bytes, node: Node, st: Stat) -> QID:
+    """The QID of what was just made and is not held by a fid."""
+    try:
+        return qid_of_new(session, parent, name, node, st)
+    finally:
+        session.forget(node)
 
 
 def link(session: Session, message: m.Tlink) -> Message:
@@ -168,10 +169,21 @@ def rename_fid(
 ) -> int | None:
     """Renames on the rights of a fid's user; a descriptor whose closing takes time, or None. Raises OSError."""
     long = session.model.rename(fid.user, old_parent, old, new_parent, new, flags)
-    parent = session.export.places.renamed(old_parent, old, new_parent, new)
-    if parent is not None:
-        session.forget(parent)
+    places = session.export.places
+    known = places.known(old_parent, old) or places.known(new_parent, new)
+    if known and not _is_there(session, old_parent, old):  # of two names of one file, both stay (rename(2))
+        parent = places.renamed(old_parent, old, new_parent, new)
+        if parent is not None:
+            session.forget(parent)
     return long
+
+
+def _is_there(session: Session, parent: Node, name: bytes) -> bool:
+    try:
+        session.tree.calls.statx(session.tree.fd(parent), name)
+    except OSError:
+        return False
+    return True
 
 
 def unlinkat(session: Session, message: m.Tunlinkat) -> Message | Later:
@@ -289,6 +301,8 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
     listing = fid.io
     if not isinstance(listing, Listing):
         raise fail(errno.EBADF)
+    if message.offset > _MAX64 >> 1:
+        raise fail(errno.EINVAL)
     export, node, shown_entry = session.export, listing.node, session.model.shown_entry
     qid_of, entry_number, pack = export.qid_of, export.entry_number, _ENTRY.pack
     left = payload(session, message.count)
@@ -315,7 +329,11 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
             elif st is None:  # not to be looked at: the type is the record's, and there is no version
                 kind_of = (0x80 if kind == 4 else 0x02 if kind == 10 else 0, 0, number)
             else:
-                seen = shown_entry(listing, name, st)
+                try:
+                    seen = shown_entry(listing, name, st)
+                except FileNotFoundError:  # removed since it was looked at
+                    at = cookie
+                    continue
                 kind_of = qid_of(entry_number(node, number, st), seen)
                 kind = (seen.mode & 0o170000) >> 12
             parts.append(pack(*kind_of, cookie, kind, len(name)) + name)
@@ -392,7 +410,7 @@ def truncate_fid(session: Session, fid: Fid, size: int) -> Later | None:
     st = tree.stat(node)
     if node.kind == S_IFDIR:
         raise fail(errno.EISDIR)
-    if node.kind != S_IFREG:
+    if model.shown(node, st).mode & 0o170000 != S_IFREG:
         raise fail(errno.EINVAL)
     file = fid.io if isinstance(fid.io, File) and fid.io.writable else None
     if file is not None:
@@ -400,21 +418,23 @@ def truncate_fid(session: Session, fid: Fid, size: int) -> Later | None:
             return cut(session, fid, file, size)
         resize(session, fid, file.fd, file.account, size)
         return None
-    fd = model.open(fid.user, node, os.O_WRONLY)
     account = model.account(fid.user, st)
-    if st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote:
+    fd = model.open(fid.user, node, os.O_WRONLY)
 
-        def run() -> None:
-            try:
-                resize(session, fid, fd, account, size)
-            finally:
-                os.close(fd)
+    def run() -> None:
+        try:
+            truncate(tree.identity, account, fd, size)
+        finally:
+            os.close(fd)
 
-        return Later(node.device.key, run, lambda _: None)
     try:
-        resize(session, fid, fd, account, size)
-    finally:
+        model.wrote(fid.user, node)
+    except BaseException:
         os.close(fd)
+        raise
+    if st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote:
+        return Later(node.device.key, run, lambda _: None)
+    run()
     return None
 
 

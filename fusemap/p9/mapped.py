@@ -52,6 +52,9 @@ class MappedXattr(Model):
         return _mapped(self.tree.proc(node), st)
 
     def shown_entry(self, directory: Directory, name: bytes, st: Stat) -> Stat:
+        node = directory.node
+        if name == b".." and (st.ino, st.mnt_id) == (node.inode, node.mount.id):
+            name = b"."  # of what was attached: the directory above it is not looked at
         return _mapped(b"/proc/self/fd/%d/%s" % (directory.fd, name), st, follow=False)
 
     def readlink(self, user: User, node: Node) -> bytes:
@@ -108,17 +111,22 @@ class MappedXattr(Model):
                 if flags & os.O_TRUNC:
                     self.wrote(user, node)
                     os.ftruncate(fd, 0)
+                return fd, node, self.tree.calls.statx(fd, b"")
             except BaseException:
                 os.close(fd)
                 self.tree.forget(node)
                 raise
-            return fd, node, self.tree.calls.statx(fd, b"")
         try:
             self._own(user, parent, name, (node, st), S_IFREG | mode, gid)
         except BaseException:
             os.close(fd)
             raise
-        return fd, node, self.tree.calls.statx(fd, b"")
+        try:
+            return fd, node, self.tree.calls.statx(fd, b"")
+        except BaseException:
+            os.close(fd)
+            self.tree.forget(node)
+            raise
 
     # Attributes -----------------------------------------------------------------------------------------------------
 
@@ -143,7 +151,8 @@ class MappedXattr(Model):
             return
         path = self.tree.proc(node)
         mode = _number(path, _MODE, _U32, 0)
-        drop = mode & S_ISUID | (mode & S_ISGID if mode & _EXECUTED_BY_GROUP else 0)
+        group = mode & S_ISGID and (mode & _EXECUTED_BY_GROUP or not self._member(user, path))
+        drop = mode & S_ISUID | (mode & S_ISGID if group else 0)
         if drop:
             os.setxattr(path, _MODE, _U32.pack(mode & ~drop))
 
@@ -173,26 +182,31 @@ class MappedXattr(Model):
     def _server(self) -> Caller:
         return Caller(self._identity.uid, self._identity.gid)
 
+    def _member(self, user: User, path: bytes) -> bool:
+        return _number(path, _GID, _U32, NONUNAME) in (user.gid, *user.groups)
+
     def _own(
         self, user: User, parent: Node, name: bytes, made: tuple[Node, Stat], mode: int, gid: int, rdev: int = 0
     ) -> tuple[Node, Stat]:
         """Gives what was just made to a user; where that fails it is not left behind."""
         node = made[0]
-        path = self.tree.proc(node)
         try:
+            path = self.tree.proc(node)
             os.setxattr(path, _UID, _U32.pack(user.uid))
             os.setxattr(path, _GID, _U32.pack(user.gid if gid == NONUNAME else gid))
             os.setxattr(path, _MODE, _U32.pack(mode))
             if rdev:
                 os.setxattr(path, _RDEV, _U64.pack(rdev))
+            return node, self.stat(node)
         except BaseException:
             self._undo(parent, name, node)
             raise
-        return node, self.stat(node)
 
     def _undo(self, parent: Node, name: bytes, node: Node) -> None:
-        self.remove(User(0, 0, ()), parent, name, node.kind == S_IFDIR)
-        self.tree.forget(node)
+        try:
+            self.remove(User(0, 0, ()), parent, name, node.kind == S_IFDIR)
+        finally:
+            self.tree.forget(node)
 
 
 def _mapped(path: bytes, st: Stat, follow: bool = True) -> Stat:

@@ -28,6 +28,7 @@ from fusemap.host.calls import Stat
 from fusemap.host.creds import CAP_FILES, Account, Caller, Standing
 from fusemap.p9.messages import NONUNAME
 from fusemap.tree import Directory, Node, Tree, attributes, changes
+from fusemap.tree.data import truncate
 from fusemap.tree.virtual import VIRTUAL_PREFIX, virtual
 
 NOBODY: Final = 65534
@@ -84,6 +85,14 @@ class Model:
         """Like `shown`, for an entry of an open directory."""
         return st
 
+    def _shown_new(self, node: Node, st: Stat) -> Stat:
+        """As `shown`, of what was just looked up and is forgotten where that fails."""
+        try:
+            return self.shown(node, st)
+        except BaseException:
+            self.tree.forget(node)
+            raise
+
     def stat(self, node: Node) -> Stat:
         """What the client is told of a file. Raises OSError."""
         return self.shown(node, self.tree.stat(node))
@@ -94,13 +103,13 @@ class Model:
         """The file `name` in a directory; its look-up count is raised. Raises OSError."""
         self._may(user, parent, SEARCH)
         node, st = self.tree.lookup(parent, name)
-        return node, self.shown(node, st)
+        return (node, self._shown_new(node, st)) if self.maps else (node, st)
 
     def above(self, user: User, node: Node, top: Node) -> tuple[Node, Stat]:
         """The directory above, not above `top`; its look-up count is raised. Raises OSError."""
         self._may(user, node, SEARCH)
         parent, st = self.tree.lookup_parent(node, top)
-        return parent, self.shown(parent, st)
+        return (parent, self._shown_new(parent, st)) if self.maps else (parent, st)
 
     def readlink(self, user: User, node: Node) -> bytes:
         """The target of a symbolic link. Raises OSError."""
@@ -128,7 +137,19 @@ class Model:
         self, user: User, parent: Node, name: bytes, flags: int, mode: int, gid: int
     ) -> tuple[int, Node, Stat]:
         """open(2) with O_CREAT: descriptor, node, stat. Raises OSError."""
-        return changes.create(self.tree, parent, name, flags, mode, self.maker(user, gid))
+        cut = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
+        if cut:
+            flags &= ~os.O_TRUNC
+        fd, node, st = changes.create(self.tree, parent, name, flags, mode, self.maker(user, gid))
+        if not cut or not st.size:
+            return made
+        try:  # not within open(2): the maker's rights would leave a file that was there its set-id bits
+            truncate(self._identity, self.account(user, st), fd, 0)
+            return fd, node, self.tree.calls.statx(fd, b"")
+        except BaseException:
+            os.close(fd)
+            self.tree.forget(node)
+            raise
 
     def open(self, user: User, node: Node, flags: int) -> int:
         """A descriptor of a regular file or directory. Raises OSError."""

@@ -11,6 +11,7 @@ import os
 from stat import S_IFDIR
 from typing import TYPE_CHECKING, Final
 
+from fusemap.errors import errno_of
 from fusemap.host.calls import Stat
 from fusemap.p9 import control
 from fusemap.p9.fids import Attribute, Fid, File, Place
@@ -87,8 +88,8 @@ def may_change(session: Session) -> None:
 
 
 def auth(session: Session, message: Tauth) -> Message:
-    """No authentication is needed; clients take any error for that (attach(5))."""
-    raise fail(errno.EOPNOTSUPP)
+    """No authentication is needed. Any error says so (attach(5)), but to diod's clients only this one does."""
+    raise fail(errno.ENOENT)
 
 
 def attach(session: Session, message: Tattach) -> Message:
@@ -100,6 +101,8 @@ def attach(session: Session, message: Tattach) -> Message:
     user = session.model.user(message.uname, message.n_uname)
     if session.peer.uid not in (None, user.uid):
         raise fail(errno.EPERM)
+    if session.peer.uid is not None:
+        user = user._replace(known=True)  # he is of this host, and no client is to be believed about his groups
     if message.aname == control.ANAME:
         return control.attach(session, message)
     node = _attach_point(session, user, message.aname)
@@ -147,34 +150,31 @@ def walk(session: Session, message: Twalk) -> Message:
         return _walk_one(session, fid, new, message.wname[0])
     node, place = fid.node, fid.place
     qids: list[QID] = []
-    parent = node
-    parent.lookups += 1
-    node.lookups += 1
+    passed: list[Node] = []  # known to the end, since the last place is in one of them
     try:
         for name in message.wname:
             try:
-                below, st, place = _step(session, fid, node, name, parent, place)
+                node, st, place = _step(session, fid, node, name, place)
+                passed.append(node)
+                qids.append(session.export.qid(node, st))
             except OSError:
                 if not qids:
                     raise
                 return Rwalk(tuple(qids))
-            session.forget(parent)
-            parent, node = node, below
-            qids.append(session.export.qid(node, st))
         node.lookups += 1
         replaced = session.drop_fid(new) if new == message.fid else None
         session.new_fid(new, Fid(node, fid.root, fid.user, _alive(place)))
         if replaced is not None:
             session.end(replaced)
     finally:
-        session.forget(parent)
-        session.forget(node)
+        for node in passed:
+            session.forget(node)
     return Rwalk(tuple(qids))
 
 
 def _walk_one(session: Session, fid: Fid, new: int, name: bytes) -> Message:
     """The usual walk."""
-    node, st, place = _step(session, fid, fid.node, name, fid.node, fid.place)
+    node, st, place = _step(session, fid, fid.node, name, fid.place)
     try:
         qid = session.export.qid(node, st)
     except BaseException:
@@ -189,7 +189,7 @@ def clunk(session: Session, message: Tclunk) -> Message:
     fid = session.drop_fid(message.fid)
     if fid.io is None and not fid.remove_at_clunk:
         kept = session.let_go(fid)
-        return _CLUNKED if kept is None else _closed(session, fid, kept, _CLUNKED)
+        return _CLUNKED if kept is None else _closing(fid, [kept], _CLUNKED)
     long = None
     try:
         if isinstance(fid.io, Attribute) and fid.io.name:
@@ -214,6 +214,16 @@ def remove(session: Session, message: Tremove) -> Message:
     return _closed(session, fid, long, Rremove())
 
 
+def remove_at_end(session: Session, fid: Fid) -> None:
+    """As clunk of a dropped fid that was opened to be removed then, where nobody can be told what becomes of it."""
+    try:
+        long = _remove(session, fid)
+        if long is not None:
+            os.close(long)
+    except Exception as error:
+        errno_of(error, "removing at the end of a connection")  # logs what is a bug
+
+
 def set_attribute(session: Session, fid: Fid, attribute: Attribute) -> None:
     """Sets or removes an attribute whose value has been written. Raises OSError, EINVAL where some of it is missing.
 
@@ -235,20 +245,47 @@ def set_attribute(session: Session, fid: Fid, attribute: Attribute) -> None:
 
 def place_of(session: Session, fid: Fid) -> Place:
     """The directory and name of a fid, proved to be its own. Raises OSError, ENOENT where it has none any more."""
-    place = fid.place
     if fid.node is fid.root:
         raise fail(errno.EBUSY)
-    if place is None or not place.name:
-        raise fail(errno.ENOENT)
-    node, _ = session.tree.lookup(place.parent, place.name)
-    session.forget(node)
-    if node is not fid.node:
-        raise fail(errno.ENOENT)
+    place = fid.place
+    if place is None or not _is_at(session, fid.node, place):
+        place = _place_now(session, fid)
+        if place is None or not _is_at(session, fid.node, place):
+            raise fail(errno.ENOENT)
     return place
 
 
+def _is_at(session: Session, node: Node, place: Place) -> bool:
+    if not place.name:
+        return False
+    try:
+        found, _ = session.tree.lookup(place.parent, place.name)
+    except OSError:
+        return False
+    session.forget(found)
+    return found is node
+
+
+def _place_now(session: Session, fid: Fid) -> Place | None:
+    """Where the host has put a file that was renamed there, as far as its directory is known, and below the attached.
+
+    Of a file with several names none is picked: the client may have meant another.
+    """
+    tree, node = session.tree, fid.node
+    try:
+        if node.kind != S_IFDIR and tree.stat(node).nlink != 1:
+            return None
+        above, name = os.path.split(os.readlink(tree.proc(node)))
+        parent = tree.find(above)
+        if parent is not None:
+            session.forget(tree.lookup_parent(parent, fid.root)[0])  # the proof that it is below
+    except OSError:
+        return None
+    return None if parent is None or not name else Place(parent, name)
+
+
 def _step(
-    session: Session, fid: Fid, node: Node, name: bytes, parent: Node, place: Place | None
+    session: Session, fid: Fid, node: Node, name: bytes, place: Place | None
 ) -> tuple[Node, Stat, Place | None]:
     """One name further: the node, with a look-up, its stat, and the place where it was found."""
     model, user = session.model, fid.user
@@ -258,8 +295,9 @@ def _step(
         below, st = model.above(user, node, fid.root)
         return below, st, None
     if name == b".":
+        st = model.stat(node)
         node.lookups += 1
-        return node, model.stat(node), place
+        return node, st, place
     below, st = model.lookup(user, node, checked(name))
     return below, st, Place(node, name)
 
@@ -279,16 +317,34 @@ def _remove(session: Session, fid: Fid) -> int | None:
 def _closed(session: Session, fid: Fid, removed: int | None, reply: Message) -> Message | Later:
     """Closes what a dropped fid held and gives the reply; what may take the host long is closed in a thread."""
     slow = isinstance(fid.io, File) and (fid.node.mount.remote or fid.io.written > MUCH_WRITTEN)
-    opened, known = session.shut(fid), session.let_go(fid)
-    if opened is not None and not slow:
-        os.close(opened)
-        opened = None
-    closing = [fd for fd in (opened, known, removed) if fd is not None]
-    if not closing:
-        return reply
+    closing = [] if removed is None else [removed]
+    try:
+        opened = session.shut(fid)
+        if opened is not None and slow:
+            closing.append(opened)
+        elif opened is not None:
+            os.close(opened)
+    except OSError:
+        session.end(fid)
+        close_all(closing)
+        raise
+    known = session.let_go(fid)
+    if known is not None:
+        closing.append(known)
+    return _closing(fid, closing, reply) if closing else reply
 
-    def close() -> None:
-        for fd in closing:
+
+def _closing(fid: Fid, fds: list[int], reply: Message) -> Later:
+    return Later(fid.node.device.key, lambda: close_all(fds), lambda _: reply)
+
+
+def close_all(fds: list[int]) -> None:
+    """Closes them all, whatever comes of one. Raises OSError, the first."""
+    failed = None
+    for fd in fds:
+        try:
             os.close(fd)
-
-    return Later(fid.node.device.key, close, lambda _: reply)
+        except OSError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed

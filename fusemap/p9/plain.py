@@ -5,24 +5,26 @@ Sources: open(5), stat(5); for .u the "9P2000.u Unix Extension" and Linux's fs/9
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFSOCK
 from typing import TYPE_CHECKING, Final
 
 from fusemap.host.calls import RENAME_NOREPLACE, Stat
 from fusemap.p9 import messages as m
 from fusemap.p9 import records
-from fusemap.p9.fids import Fid
+from fusemap.p9.fids import Fid, File, Listing
 from fusemap.p9.later import Handler, Later
 from fusemap.p9.linux import rename_fid, truncate_fid
 from fusemap.p9.messages import NONUNAME, StatRecord
 from fusemap.p9.model import group_number
 from fusemap.p9.naming import decimal, device, directory, fail, may_change, new_name, place_of
 from fusemap.p9.records import DMDEVICE, DMDIR, DMLINK, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, SPECIAL
-from fusemap.p9.transfer import become, create_fid, open_fid
+from fusemap.p9.transfer import become, create_fid, open_fid, qid_of_new, sync
 from fusemap.p9.wire import Dialect, Message
+from fusemap.qid import QID
 from fusemap.tree import Node
 
 if TYPE_CHECKING:
@@ -41,13 +43,15 @@ def open_(session: Session, message: m.Topen) -> Message | Later:
     flags = _flags(session, message.mode)
     if message.mode & _ORCLOSE:
         may_change(session)
+        if fid.node.kind == S_IFDIR:
+            raise fail(errno.EISDIR)
         place_of(session, fid)
-    st = open_fid(session, fid, flags)
-    fid.remove_at_clunk = bool(message.mode & _ORCLOSE)
-    if isinstance(st, Later):
-        st.then = lambda _: m.Ropen(session.export.qid(fid.node, session.model.stat(fid.node)), 0)
-        return st
-    return m.Ropen(session.export.qid(fid.node, st), 0)
+
+    def reply(qid: QID, iounit: int) -> Message:
+        fid.remove_at_clunk = bool(message.mode & _ORCLOSE)
+        return m.Ropen(qid, iounit)
+
+    return open_fid(session, fid, flags, reply)
 
 
 def create(session: Session, message: m.Tcreate) -> Message:
@@ -65,18 +69,31 @@ def create(session: Session, message: m.Tcreate) -> Message:
     if perm & DMDIR:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             raise fail(errno.EISDIR)
-        node, _ = session.model.mkdir(fid.user, parent, name, _mode(session, perm, parent, 0o777), NONUNAME)
-        become(session, fid, node, name)
-        st = open_fid(session, fid, os.O_RDONLY)
-        assert isinstance(st, Stat)
+        made = session.model.mkdir(fid.user, parent, name, _mode(session, perm, parent, 0o777), NONUNAME)
+        qid = _become_new(session, fid, name, *made, opened=True)
     elif kind:
-        node, st = _special(session, fid, parent, name, kind, message)
-        become(session, fid, node, name)
+        made = _special(session, fid, parent, name, kind, message)
+        qid = _become_new(session, fid, name, *made, opened=False)
     else:
         mode = _mode(session, perm, parent, 0o666)
-        st = create_fid(session, fid, name, flags & ~os.O_TRUNC | os.O_EXCL, mode, NONUNAME)
+        qid = create_fid(session, fid, name, flags & ~os.O_TRUNC | os.O_EXCL, mode, NONUNAME)
     fid.remove_at_clunk = bool(message.mode & _ORCLOSE)
-    return m.Rcreate(session.export.qid(fid.node, st), 0)
+    return m.Rcreate(qid, 0)
+
+
+def _become_new(session: Session, fid: Fid, name: bytes, node: Node, st: Stat, *, opened: bool) -> QID:
+    """The fid is from now on what was just made; `opened` where that is a directory, which its mode does not hinder."""
+    listing = None
+    try:
+        qid = qid_of_new(session, fid.node, name, node, st)
+        if opened:
+            listing = Listing(session.tree, node)
+    except BaseException:
+        session.forget(node)
+        raise
+    become(session, fid, node, name)
+    fid.io = listing
+    return qid
 
 
 def stat(session: Session, message: m.Tstat) -> Message:
@@ -85,43 +102,57 @@ def stat(session: Session, message: m.Tstat) -> Message:
 
 
 def wstat(session: Session, message: m.Twstat) -> Message | Later:
-    """All changes or none, as far as can be seen beforehand: what is wrong is refused before anything is done."""
+    """All changes or none (stat(5)).
+
+    What is wrong is refused before anything is done; what may still be refused and can be taken back comes first.
+    """
     fid, new = session.fid(message.fid), message.stat
     model, user, node = session.model, fid.user, fid.node
+    if _nothing(new):
+        return _sync(session, fid)
     st = model.stat(node)
     old = _record(session, fid, st)
     _refuse_others(session, new, old)
     may_change(session)
     uid, gid = _owner(session, new, old)
     name = b"" if new.name == old.name else new.name
-    place = None
-    if name:
-        new_name(name)
-        place = place_of(session, fid)
-    if new.mode != _SAME32:
-        model.chmod(user, node, _mode_bits(session, new.mode, st))
-    if uid != -1 or gid != -1:
-        model.chown(user, node, uid, gid)
     atime = None if new.atime == _SAME32 else new.atime * _SECOND
     mtime = None if new.mtime == _SAME32 else new.mtime * _SECOND
 
     def rest(_: object = None) -> Message:
         if atime is not None or mtime is not None:
             model.utimens(user, node, atime, mtime)
-        if place is not None:
-            # stat(5) forbids to replace a file; Linux, in .u, does rename(2) by it, which replaces
-            flags = 0 if session.dialect is Dialect.UNIX else RENAME_NOREPLACE
-            long = rename_fid(session, fid, place.parent, place.name, place.parent, name, flags)
-            if long is not None:
-                os.close(long)
         return m.Rwstat()
 
-    if new.length != _SAME64:
-        later = truncate_fid(session, fid, new.length)
-        if later is not None:
-            later.then = rest
-            return later
-    return rest()
+    take_back = _rename(session, fid, new_name(name)) if name else None
+    try:
+        if uid != -1 or gid != -1:
+            model.chown(user, node, uid, gid)
+        if new.mode != _SAME32:  # after chown(2), which takes set-id bits away
+            model.chmod(user, node, _mode_bits(session, new.mode, st))
+        if new.length != _SAME64 and node.kind != S_IFDIR:
+            later = truncate_fid(session, fid, new.length)
+            if later is not None:
+                later.then = rest
+                return later
+        return rest()
+    except BaseException:
+        if take_back is not None:
+            with contextlib.suppress(OSError):
+                take_back()
+        raise
+
+
+def _rename(session: Session, fid: Fid, new: bytes) -> Callable[[], object]:
+    """Renames a file within its directory; what takes that back. Raises OSError."""
+    place = place_of(session, fid)
+    parent, old = place.parent, place.name
+    # stat(5) forbids to replace a file; Linux, in .u, does rename(2) by it, which replaces
+    flags = 0 if session.dialect is Dialect.UNIX else RENAME_NOREPLACE
+    long = rename_fid(session, fid, parent, old, parent, new, flags)
+    if long is not None:
+        os.close(long)
+    return lambda: rename_fid(session, fid, parent, new, parent, old, RENAME_NOREPLACE)
 
 
 def _flags(session: Session, mode: int) -> int:
@@ -170,8 +201,9 @@ def _special(
         if node.kind == S_IFDIR:
             raise fail(errno.EPERM)
         model.link(user, node, parent, name)
+        st = model.stat(node)
         node.lookups += 1
-        return node, model.stat(node)
+        return node, st
     types = {DMNAMEDPIPE: S_IFIFO, DMSOCKET: S_IFSOCK, DMDEVICE: 0}
     if kind not in types:
         raise fail(errno.EINVAL)
@@ -204,6 +236,17 @@ def _refuse_others(session: Session, new: StatRecord, old: StatRecord) -> None:
             raise fail(errno.EPERM)
     if new.length not in (_SAME64, old.length) and old.mode & DMDIR:
         raise fail(errno.EISDIR)
+
+
+def _nothing(new: StatRecord) -> bool:
+    numbers = (new.mode, new.atime, new.mtime, new.dev, new.qid.version, new.n_uid, new.n_gid, new.n_muid)
+    wide = new.length == new.qid.path == _SAME64 and new.type == _SAME16 and new.qid.type == _SAME8
+    return wide and set(numbers) == {_SAME32} and not (new.name or new.uid or new.gid or new.muid)
+
+
+def _sync(session: Session, fid: Fid) -> Message | Later:
+    """To change nothing means fsync(2) (stat(5)); Linux's client asks for it so. What is not open is clean."""
+    return sync(session, fid, False, m.Rwstat()) if isinstance(fid.io, (File, Listing)) else m.Rwstat()
 
 
 def _owner(session: Session, new: StatRecord, old: StatRecord) -> tuple[int, int]:

@@ -104,9 +104,13 @@ def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, si
             continue
         if st is None:
             st = _nothing_known()
-        seen = model.shown_entry(listing, name, st)
-        qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
-        made = record(session, name, qid, seen, lambda name=name: model.readlink_at(listing, name))  # type: ignore[misc]
+        try:
+            seen = model.shown_entry(listing, name, st)
+            qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
+            made = record(session, name, qid, seen, lambda name=name: model.readlink_at(listing, name))  # type: ignore[misc]
+        except FileNotFoundError:  # removed since it was looked at
+            at = cookie
+            continue
         data = encode_record(made, session.dialect)
         if len(data) > left:
             listing.reject(entry, at)

@@ -4,8 +4,9 @@ Clients are strangers to each other. There are only so many connections, of them
 and who does not say a version soon goes again, so that nobody keeps the others out; what one may ask of the server's
 time and memory is told in connection.py. Whatever goes wrong in one connection costs that connection.
 
-When nothing is left to do for anyone, just before the loop would sleep, the tree lets go of the descriptors it kept for
-the burst, so that an idle server keeps nothing below the tree busy. trio tells of that moment itself.
+When nobody has asked for anything for a moment, the tree lets go of the descriptors it kept for the burst, so that an
+idle server keeps nothing below the tree busy. A moment, since a client that asks one thing at a time is back within a
+tenth of a millisecond, and finding its file anew each time would cost as much as the rest of a request.
 
 The end: a signal closes the listeners and every connection, and then calls that are under way in threads are waited
 for, since their files must not be closed below them; a second signal does not wait.
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 CONNECTIONS: Final = 256
 CONNECTIONS_A_PEER: Final = 128
 ACCEPT_AGAIN_SECONDS: Final = 0.1
+QUIET_SECONDS: Final = 0.002
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What accept(2) fails with for want of something of ours; anything else is the client's.
 _SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -75,16 +77,12 @@ class Server:
         self._patience = patience
         self._from: Counter[Hashable] = Counter()
         self._clients = trio.CancelScope()
-        self._rest = _Rest(export.tree.rest)
+        self._rest = Rest(export.tree.rest)
         self._shared: Shared
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until a signal comes or nothing is left that could bring a request."""
-        trio.lowlevel.add_instrument(self._rest)
-        try:
-            await self._run(ready)
-        finally:
-            trio.lowlevel.remove_instrument(self._rest)
+        await self._run(ready)
 
     def stop(self) -> None:
         """Closes the listeners and every connection; `run` returns when no call is under way any more."""
@@ -94,8 +92,9 @@ class Server:
     async def _run(self, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as everything:
             await everything.start(self._heed_signals, everything.cancel_scope)
+            everything.start_soon(self._rest.run)
             async with trio.open_nursery() as works:
-                self._shared = Shared(works)
+                self._shared = Shared(works, self._rest.asked)
                 try:
                     with self._clients:
                         async with trio.open_nursery() as clients:
@@ -189,12 +188,27 @@ class Server:
         return uid if self._as_himself and uid not in (0, os.geteuid()) else None
 
 
-class _Rest(trio.abc.Instrument):
-    """Calls `rest` whenever the loop is about to sleep."""
+class Rest:
+    """Calls `rest` when nothing was asked for a moment."""
 
     def __init__(self, rest: Callable[[], None]) -> None:
         self._rest = rest
+        self._asked = True
+        self._begun = trio.Event()
+        self._begun.set()
 
-    def before_io_wait(self, timeout: float) -> None:
-        if timeout > 0:
+    def asked(self) -> None:
+        """A request has come."""
+        if not self._asked:
+            self._asked = True
+            self._begun.set()
+
+    async def run(self) -> None:
+        """Watches until it is cancelled."""
+        while True:
+            await self._begun.wait()
+            self._begun = trio.Event()
+            while self._asked:
+                self._asked = False
+                await trio.sleep(QUIET_SECONDS)
             self._rest()

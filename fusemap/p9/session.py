@@ -18,6 +18,7 @@ msize; what waits to be sent; and how many requests are under way.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import logging
@@ -30,7 +31,7 @@ from fusemap.errors import errno_of
 from fusemap.p9 import control, wire
 from fusemap.p9.dialects import table_of
 from fusemap.p9.export import MIN_MSIZE, Export, Peer
-from fusemap.p9.fast import getattr_frame
+from fusemap.p9.fast import FAST
 from fusemap.p9.fids import Attribute, Fid, File, Listing
 from fusemap.p9.later import Handler, Later
 from fusemap.p9.messages import (
@@ -43,9 +44,9 @@ from fusemap.p9.messages import (
     Rreaddir,
     Rversion,
     Tflush,
-    Tgetattr,
     Tversion,
 )
+from fusemap.p9.naming import remove_at_end
 from fusemap.p9.wire import Dialect, Message, WireError
 from fusemap.tree import Node
 
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 FIRST_BUFFER: Final = 1 << 16
 SENT_AT_ONCE: Final = 1 << 22  # bytes of replies that may wait before no more requests are handled
 REQUESTS_UNDER_WAY: Final = 256
+BYTES_UNDER_WAY: Final = 1 << 24  # that those requests hold in memory
 FIDS: Final = 1 << 18
 ATTRIBUTE_BYTES: Final = 1 << 24  # of extended attributes that are being read or written
 BUFFERS_KEPT: Final = 4
@@ -61,7 +63,6 @@ COPIED: Final = 1 << 14
 HANDLED_AT_ONCE: Final = 512  # requests, before others have their turn
 
 _HEADER: Final = wire.HEADER
-_TGETATTR: Final = NUMBERS[Tgetattr]
 _WITH_DATA: Final = (Rread, Rreaddir)
 
 
@@ -130,10 +131,12 @@ class Session:
         self._pending: dict[int, Work] = {}
         self._flushing: dict[int, Work] = {}  # tags of Tflush that wait, and for what
         self._under_way = 0
+        self._under_way_bytes = 0
         self._work: list[Work] = []
-        self._table: dict[int, tuple[Any, Handler]] = {}
+        self._table: dict[int, tuple[Any, Handler, Any]] = {}  # by message number: decoder, handler, fast way
         self._codecs: dict[type, wire.Codec] = {}
         self._counts = export.statistics.requests
+        self._wrong: WireError | None = None
         self._closed = False
         self.plain = export.trace is None and export.plain  # the fast way is the same as the ordinary one
         export.statistics.connections += 1
@@ -166,11 +169,14 @@ class Session:
         self._buffers += self._lent
         del self._buffers[BUFFERS_KEPT:]
         self._lent.clear()
-        buffer, counts = self._buffer, self._counts
+        if self._wrong is not None:
+            raise self._wrong
+        counts = self._counts
         for _ in range(HANDLED_AT_ONCE):
+            buffer = self._buffer
             if self._out_size > SENT_AT_ONCE:
                 return Progress.FULL
-            if self._under_way >= REQUESTS_UNDER_WAY:
+            if self._under_way >= REQUESTS_UNDER_WAY or self._under_way_bytes > BYTES_UNDER_WAY:
                 return Progress.BUSY
             start = self._start
             have = self._end - start
@@ -178,19 +184,22 @@ class Session:
                 return Progress.HUNGRY
             size, number, tag = _HEADER.unpack_from(buffer, start)
             if size < 7 or size > self.msize:
-                raise WireError(f"a frame of {size} bytes, msize is {self.msize}")
+                return self._drop(WireError(f"a frame of {size} bytes, msize is {self.msize}"))
             if have < size:
                 return Progress.HUNGRY
             self._start = end = start + size
             counts[number] += 1
             entry = self._table.get(number)
             if entry is None or tag in self._pending or tag in self._flushing:
-                self._unusual(number, tag, start, end)
+                try:
+                    self._unusual(number, tag, start, end)
+                except WireError as error:
+                    return self._drop(error)
                 continue
-            decode, handler = entry
+            decode, handler, fast = entry
             try:
-                if number == _TGETATTR and self.plain:
-                    frame = getattr_frame(self, buffer, start + 7, size, tag)
+                if fast is not None:
+                    frame = fast(self, buffer, start + 7, size, tag)
                     if frame is not None:
                         self._out.append(frame)
                         self._out_size += len(frame)
@@ -272,6 +281,8 @@ class Session:
             raise OSError(errno.EINVAL if in_use else errno.EMFILE, "fid in use" if in_use else "too many fids")
         if fid.place is not None:
             fid.place = self.export.places.take(fid.place.parent, fid.place.name)
+        if fid.root is not self.tree.root:  # to be found again as the same node, where ".." ends
+            fid.root.lookups += 1
         self.fids[number] = fid
         self.export.statistics.fids += 1
 
@@ -291,19 +302,23 @@ class Session:
             parent = self.export.places.give_back(fid.place)
             if parent is not None:
                 self.forget(parent)
+        if fid.root is not self.tree.root:
+            self.forget(fid.root)
         return self.tree.forget(fid.node)
 
     def end(self, fid: Fid) -> None:
         """Closes and forgets all that a dropped fid holds, at once."""
-        for fd in (self.shut(fid), self.let_go(fid)):
-            if fd is not None:
-                os.close(fd)
+        for part in (self.shut, self.let_go):
+            with contextlib.suppress(OSError):  # whoever could be told has gone, or is told of another error
+                fd = part(fid)
+                if fd is not None:
+                    _close(fd)
 
     def forget(self, node: Node) -> None:
         """Takes one look-up back."""
         fd = self.tree.forget(node)
         if fd is not None:
-            os.close(fd)
+            _close(fd)
 
     def shut(self, fid: Fid) -> int | None:
         """Closes a fid's open file or directory; a descriptor that is left to close in a thread, or None."""
@@ -334,8 +349,22 @@ class Session:
         self._out_size += len(buffer) - size
         return memoryview(buffer)[:size]
 
+    def keep(self, data: memoryview) -> tuple[bytes | memoryview, Callable[[], None]]:
+        """Data of the request that is being handled, to be used later, and what to call when it is not used any more.
+
+        Much of it is not copied: the receive buffer itself is kept and another one takes its place.
+        """
+        if len(data) <= COPIED:
+            return bytes(data), lambda: None
+        old, rest = self._buffer, self._end - self._start
+        new = self.buffer(len(old))
+        new[:rest] = old[self._start : self._end]
+        self._buffer, self._view = new, memoryview(new)
+        self._start, self._end = 0, rest
+        return data, lambda: self._buffers.append(old)
+
     def hold_attribute(self, fid: Fid, attribute: Attribute) -> None:
-        """The fid is an attribute's from now on. Raises OSError, ENOSPC, when the client holds too many bytes of them."""
+        """The fid is an attribute's from now on. Raises OSError, ENOSPC, when the client holds too much of them."""
         size = attribute.weight()
         if self._attribute_bytes + size > ATTRIBUTE_BYTES:
             raise OSError(errno.ENOSPC, "too many attributes at once")
@@ -359,19 +388,31 @@ class Session:
         return self._start + max(min(size, self.msize), 7)
 
     def _unusual(self, number: int, tag: int, start: int, end: int) -> None:
-        if tag in self._pending or tag in self._flushing:
-            raise WireError(f"tag {tag} is in use")
-        if number & 1 or number < 8:
-            raise WireError(f"message type {number} is not a request")
         row = BY_NUMBER.get(number)
-        if row is Tversion:
+        if row is Tversion:  # whatever its tag, since all others end with it
             self._version(wire.codec(Tversion, self.dialect).decode(self._buffer, start + 7, end), tag)
+        elif tag in self._pending or tag in self._flushing:
+            raise WireError(f"tag {tag} is in use")
+        elif number & 1 or number < 8:
+            raise WireError(f"message type {number} is not a request")
         elif not self.versioned:
             raise WireError("the first request must be Tversion")
         elif row is Tflush:
-            self._flush(wire.codec(Tflush, self.dialect).decode(self._buffer, start + 7, end), tag)
+            try:
+                message = wire.codec(Tflush, self.dialect).decode(self._buffer, start + 7, end)
+            except WireError as error:
+                self.send(self._failure(error, number), tag)
+            else:
+                self._flush(message, tag)
         else:
             self.send(self.error(errno.EOPNOTSUPP), tag)
+
+    def _drop(self, error: WireError) -> Progress:
+        """The connection is to be dropped, but not before what was begun is taken: its threads hold descriptors."""
+        if not self._work and not self._out:
+            raise error
+        self._wrong = error
+        return Progress.FULL
 
     def _no_fid(self, number: int) -> OSError:
         return control.Asked() if number in self.control else OSError(errno.EBADF, "no such fid")
@@ -398,7 +439,8 @@ class Session:
         self._codecs = {}
         self.versioned = True
         self._table = {
-            NUMBERS[row]: (wire.codec(row, dialect).decode, handler) for row, handler in table_of(dialect).items()
+            NUMBERS[row]: (wire.codec(row, dialect).decode, handler, FAST.get(row) if self.plain else None)
+            for row, handler in table_of(dialect).items()
         }
         log.info("%s speaks %s, msize %d", self.peer.name, dialect.value.decode(), self.msize)
         self.send(Rversion(self.msize, dialect.value), tag)
@@ -424,15 +466,17 @@ class Session:
         work = Work(self, tag, number, later)
         self._pending[tag] = work
         self._under_way += 1
+        self._under_way_bytes += later.weight
         self._work.append(work)
 
     def _finished(self, work: Work, reply_of: Callable[[], Message]) -> None:
         self._under_way -= 1
+        self._under_way_bytes -= work.later.weight
         file = work.later.file
         if file is not None:
             file.users -= 1
             if file.closing and not file.users:
-                os.close(file.fd)
+                _close(file.fd)
         try:
             reply = reply_of()  # also when nobody wants it: it may hand back what must be let go
         except Exception as error:
@@ -462,11 +506,20 @@ class Session:
         self.control.clear()
         self.export.locks.release_session(self)
         for number in list(self.fids):
-            self.end(self.drop_fid(number))
+            fid = self.drop_fid(number)
+            if fid.remove_at_clunk:
+                remove_at_end(self, fid)
+            self.end(fid)
 
     def _trace(self, direction: str, message: Message, tag: int) -> None:
         assert self.export.trace is not None
         self.export.trace(f"{self.peer.name} {direction} {wire.describe(message, tag)}")
+
+
+def _close(fd: int) -> None:
+    """Closes a descriptor where nobody is left to be told of an error."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _dialect_of(version: bytes) -> Dialect | None:

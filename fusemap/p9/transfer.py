@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from stat import S_IFDIR, S_IFREG
+from collections.abc import Callable
+from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import TYPE_CHECKING, Final
 
+from fusemap.errors import MappingExhausted
 from fusemap.host.calls import Stat
 from fusemap.host.creds import Account
 from fusemap.p9.fids import Attribute, Fid, File, Listing
@@ -15,7 +18,8 @@ from fusemap.p9.messages import Rread, Rwrite, Tread, Twrite
 from fusemap.p9.naming import directory, fail, may_change, new_name
 from fusemap.p9.records import read_directory
 from fusemap.p9.wire import Dialect, Message
-from fusemap.tree import Node
+from fusemap.qid import QID
+from fusemap.tree import Node, changes
 from fusemap.tree.data import read_fully, read_now, truncate, write_fully, write_now
 from fusemap.tree.live import LONG_REMOVAL_BLOCKS
 
@@ -31,10 +35,10 @@ def payload(session: Session, count: int) -> int:
     return min(count, session.msize - IO_HEADER)
 
 
-def open_fid(session: Session, fid: Fid, flags: int) -> Stat | Later:
-    """Opens the file or directory that the fid is, with flags of open(2): what the client is told of it.
+def open_fid(session: Session, fid: Fid, flags: int, reply: Callable[[QID, int], Message]) -> Message | Later:
+    """Opens the file or directory that the fid is, with flags of open(2). `reply` makes the answer of QID and iounit.
 
-    A `Later` when truncating takes time; it ends with None. Raises OSError.
+    A `Later` when truncating takes time. Raises OSError; then the fid is not open.
     """
     if fid.io is not None:
         raise fail(errno.EBADF)
@@ -45,39 +49,101 @@ def open_fid(session: Session, fid: Fid, flags: int) -> Stat | Later:
     if node.kind == S_IFDIR:
         if writing:
             raise fail(errno.EISDIR)
+        answer = reply(session.export.qid(node, model.stat(node)), 0)
         fid.io = Listing(tree, node, model.open(fid.user, node, os.O_RDONLY | os.O_DIRECTORY))
-        return model.stat(node)
+        return answer
     if flags & os.O_DIRECTORY:
         raise fail(errno.ENOTDIR)
     st = tree.stat(node)
-    if model.shown(node, st).mode & 0o170000 != S_IFREG:  # never a device or fifo: its opening reaches out of the tree
-        raise fail(errno.ELOOP if node.kind != S_IFREG else errno.ENXIO)
+    kind = model.shown(node, st).mode & 0o170000
+    if kind != S_IFREG:  # never a device or fifo: its opening reaches out of the tree
+        raise fail(errno.ELOOP if kind == S_IFLNK else errno.ENXIO)
     account = model.account(fid.user, st)
     slow = flags & os.O_TRUNC and (st.blocks > LONG_REMOVAL_BLOCKS or node.mount.remote)
-    fd = model.open(fid.user, node, flags & ~os.O_TRUNC)
-    if slow:
-        return cut(session, fid, opened(session, fid, fd, flags, account), 0)
+    rights = flags & ~os.O_TRUNC
+    if flags & os.O_TRUNC and flags & os.O_ACCMODE == os.O_RDONLY:  # truncates in Linux, with write permission
+        rights = rights & ~os.O_ACCMODE | os.O_RDWR
+    fd = model.open(fid.user, node, rights)
     try:
+        if slow:
+            model.wrote(fid.user, node)
+            return _cut_first(session, fid, opened(session, fid, fd, flags, account), reply)
         if flags & os.O_TRUNC:
             resize(session, fid, fd, account, 0)
         st = tree.calls.statx(fd, b"")
+        answer = reply(session.export.qid(node, model.shown(node, st)), 0)
     except BaseException:
         os.close(fd)
         raise
     opened(session, fid, fd, flags, account)
-    return model.shown(node, st)
+    return answer
 
 
-def create_fid(session: Session, fid: Fid, name: bytes, flags: int, mode: int, gid: int) -> Stat:
+def _cut_first(session: Session, fid: Fid, file: File, reply: Callable[[QID, int], Message]) -> Later:
+    """Truncates the fid's file, just opened, in a thread; where that fails it is not open."""
+    identity = session.tree.identity
+
+    def run() -> OSError | None:
+        try:
+            truncate(identity, file.account, file.fd, 0)
+        except OSError as error:
+            return error
+        return None
+
+    def then(failed: OSError | None) -> Message:
+        try:
+            if failed is not None:
+                raise failed
+            return reply(session.export.qid(file.node, session.model.stat(file.node)), 0)
+        except BaseException:
+            if fid.io is file:
+                fd = session.shut(fid)
+                if fd is not None:
+                    os.close(fd)
+            raise
+
+    return Later(file.node.device.key, run, then, file=file)
+
+
+def create_fid(session: Session, fid: Fid, name: bytes, flags: int, mode: int, gid: int) -> QID:
     """Makes and opens a file in the directory that the fid is; then the fid is that file. Raises OSError."""
+    model = session.model
     may_change(session)
     parent = directory(fid)
     if fid.io is not None:
         raise fail(errno.EBADF)
-    fd, node, st = session.model.create(fid.user, parent, new_name(name), flags, mode, gid)
+    made = True
+    try:
+        fd, node, st = model.create(fid.user, parent, new_name(name), flags | os.O_EXCL, mode, gid)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        made = False
+        fd, node, st = model.create(fid.user, parent, name, flags, mode, gid)
+    try:
+        shown = model.shown(node, st)
+        qid = qid_of_new(session, parent, name, node, shown) if made else session.export.qid(node, shown)
+        account = model.account(fid.user, st)
+    except BaseException:
+        os.close(fd)
+        session.forget(node)
+        raise
     become(session, fid, node, name)
-    opened(session, fid, fd, flags, session.model.account(fid.user, st))
-    return session.model.shown(node, st)
+    opened(session, fid, fd, flags, account)
+    return qid
+
+
+def qid_of_new(session: Session, parent: Node, name: bytes, node: Node, st: Stat) -> QID:
+    """The QID of what was just made. Raises OSError, ENFILE, where there is none; then it was not made."""
+    try:
+        return session.export.qid(node, st)
+    except MappingExhausted:
+        with contextlib.suppress(OSError):
+            if node.kind == S_IFDIR:
+                changes.rmdir(session.tree, parent, name)
+            else:
+                changes.unlink(session.tree, parent, name)
+        raise
 
 
 def become(session: Session, fid: Fid, node: Node, name: bytes) -> None:
@@ -134,7 +200,11 @@ def read(session: Session, message: Tread) -> Message | Later:
     if whole:
         return Rread(data)
     start, fd = bytes(data), file.fd
-    return Later(file.node.device.key, lambda: read_fully(fd, start, offset, size), Rread, effects=False, file=file)
+
+    def run() -> bytes:
+        return read_fully(fd, start, offset, size)
+
+    return Later(file.node.device.key, run, Rread, effects=False, file=file, weight=size)
 
 
 def _read_other(session: Session, fid: Fid, offset: int, size: int) -> Message:
@@ -168,13 +238,16 @@ def write(session: Session, message: Twrite) -> Message | Later:
     done, whole = write_now(identity, file, offset, content)
     if whole:
         return Rwrite(done)
-    kept = bytes(content)
-    return Later(
-        file.node.device.key,
-        lambda: write_fully(identity, file, kept, done, offset),
-        Rwrite,
-        file=file,
-    )
+    kept, not_any_more = session.keep(memoryview(content))
+
+    def then(count: int) -> Message:
+        not_any_more()
+        return Rwrite(count)
+
+    def run() -> int:
+        return write_fully(identity, file, kept, done, offset)
+
+    return Later(file.node.device.key, run, then, file=file, weight=len(kept))
 
 
 def sync(session: Session, fid: Fid, data_only: bool, reply: Message) -> Later:

@@ -10,6 +10,7 @@ A data field is handed out as a view of the bytes that came in: whoever keeps it
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, get_type_hints
@@ -95,9 +96,8 @@ class Codec:
     def __init__(self, row: type, dialect: Dialect) -> None:
         self.row: Final = row
         self.number: Final = NUMBERS.get(row, 0)
-        names: list[str] = list(row._fields)  # type: ignore[attr-defined]
-        hints = get_type_hints(row, include_extras=True)
-        kinds = [hints[name].__metadata__ for name in names]
+        names = [name for name, _ in _kinds(row)]
+        kinds = [kind for _, kind in _kinds(row)]
         self.absent: Final = tuple(
             row._field_defaults[name]  # type: ignore[attr-defined]
             for name, kind in zip(names, kinds, strict=True)
@@ -209,9 +209,16 @@ def encode_record(record: StatRecord, dialect: Dialect) -> bytes:
 
 def describe(message: Message, tag: int) -> str:
     """One line for a person: name, tag, fields; QIDs as type/version/path."""
-    hints = get_type_hints(type(message), include_extras=True)
-    fields = [f"{name}={_shown(getattr(message, name), hints[name].__metadata__)}" for name in message._fields]
+    kinds = _kinds(type(message))
+    fields = [f"{name}={_shown(value, kind)}" for (name, kind), value in zip(kinds, message, strict=True)]
     return " ".join((type(message).__name__, f"tag={tag}", *fields))
+
+
+@functools.cache
+def _kinds(row: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The fields of a message by name, each with what its annotation says."""
+    hints = get_type_hints(row, include_extras=True)
+    return tuple((name, hints[name].__metadata__) for name in row._fields)  # type: ignore[attr-defined]
 
 
 def _runs(kinds: list[str]) -> list[str | list[str]]:
@@ -335,8 +342,8 @@ def _shown(value: Any, kind: tuple[str, ...]) -> str:
     if kind[0] == "strings":
         return "[" + " ".join(map(_text, value)) + "]"
     if kind[0] == "stat":
-        hints = get_type_hints(StatRecord, include_extras=True)
-        return "{" + " ".join(f"{k}={_shown(v, hints[k].__metadata__)}" for k, v in value._asdict().items()) + "}"
+        fields = zip(_kinds(StatRecord), value, strict=True)
+        return "{" + " ".join(f"{name}={_shown(field, kind)}" for (name, kind), field in fields) + "}"
     if kind[0] == "data":
         return f"<{len(value)} bytes>"
     return _text(value) if isinstance(value, bytes) else str(value)

@@ -134,7 +134,8 @@ def check_k(k: int) -> None:
 def _run(bits: int, k: int) -> list[Affix]:
     """All suffixes whose v has so many bits, in the order of their indices."""
     zeros = bits - 1 - k
-    return [Affix((rest << 1 | 1) << zeros, bits + zeros) for rest in _mirrored(bits - 1)]
+    new, length = tuple.__new__, bits + zeros
+    return [new(Affix, ((rest << 1 | 1) << zeros, length)) for rest in _mirrored(bits - 1)]
 
 
 def _mirrored(bits: int) -> list[int]:

@@ -309,16 +309,17 @@ class Mapper:
 
     def _learn_all(self, records: list[Record]) -> None:
         """Do what `learn` does for each. Most are the only entry of their device, and there may be very many."""
-        rule, full, note = self._rule, self._full, self._source.note
-        affixes = [] if rule is None else rule.affixes(max((r.index for r in records if type(r) is Entry), default=0))
-        for record in records:
-            # What the hot path needs is found when the device is asked for: see _cold.
-            if (
-                type(record) is Entry
-                and rule is not None
-                and record.device not in full
-                and rule.add_first(record, affixes)
-            ):
+        rule, note = self._rule, self._source.note
+        others: Iterable[Record] = records
+        if rule is not None:
+            indices = [record.index for record in records if type(record) is Entry]
+            last = max(indices, default=0)
+            # For a few with high indices it would be more work to have all affixes at hand than to take each by itself.
+            affixes = rule.affixes(last) if 8 * len(indices) >= last else []
+            # What the hot path needs is found when a device is asked for: see _cold.
+            others = rule.add_firsts(records, affixes, self._full, note)
+        for record in others:
+            if rule is not None and type(record) is Holder and self._owners.learn_first(record):
                 note(record)
             else:
                 self.learn(record)

@@ -42,6 +42,14 @@ class Owners:
         """Return whether the inode number has a holder."""
         return inode in self.holders.get(device, ())
 
+    def learn_first(self, record: Holder) -> bool:
+        """Take in the holder of an inode number that has none, in as few steps as can be; False where it has one."""
+        holders = self.holders.setdefault(record.device, {})
+        if record.inode in holders:
+            return False
+        holders[record.inode] = record.generation
+        return True
+
     def learn(self, record: Holder | FullEntry, path: int = ORDINARY) -> None:
         """Take in a holder, or a later file with its path. ValueError where that contradicts what is known."""
         known = self.path(record.device, record.inode, record.generation or 0)

@@ -24,10 +24,10 @@ A rule knows nothing of reserved numbers and of who is in the full map. That is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Container, Hashable, Iterable, Iterator
 
 from .affix import FULL_INDEX, LAST_INDEX, Affix, decode, suffix, suffixes
-from .entries import Entry
+from .entries import Entry, Learn, Record
 
 __all__ = ["MAX", "Prefix", "Qemu", "Rule", "Suffix"]
 
@@ -143,26 +143,33 @@ class Rule(ABC):
         if other is not None:
             raise ValueError(f"{entry} covers inodes that {other} covers already")
 
-    def add_first(self, entry: Entry, affixes: list[Affix]) -> bool:
-        """Add the first entry of a device, with `check` cut down to what can be wrong with one.
+    def add_firsts(
+        self, records: Iterable[Record], affixes: list[Affix], full: Container[Hashable], note: Learn
+    ) -> Iterator[Record]:
+        """Add those records that are the first entry of a device, tell `note` of each, and yield the others in between.
 
-        Returns False, and has done nothing, where it is not the first, or not as it should be. `affixes` reach as far
-        as its index, or it is not added.
+        `check` is cut down to what can be wrong with a first one; what does not pass is yielded as well. So are entries
+        beyond `affixes`, and those of devices in `full`. It is one loop without calls, because it is for very many.
         """
-        index, device, length, top = entry.index, entry.device, entry.length, entry.top
-        if (
-            device in self._levels
-            or index in self.entries
-            or not 0 < index < len(affixes)
-            or affixes[index] != (entry.affix, length)
-            or top >> length
-            or top > self.key_mask
-        ):
-            return False
-        self.entries[index] = entry
-        self._longest[device] = length
-        self._levels[device] = [(64 - length, {top: entry})]
-        return True
+        entries, longest, levels, mask, reach = self.entries, self._longest, self._levels, self.key_mask, len(affixes)
+        for record in records:
+            if type(record) is Entry:
+                index, device, length, top = record.index, record.device, record.length, record.top
+                if (
+                    0 < index < reach
+                    and affixes[index] == (record.affix, length)
+                    and device not in levels
+                    and device not in full
+                    and index not in entries
+                    and not top >> length
+                    and top <= mask
+                ):
+                    entries[index] = record
+                    longest[device] = length
+                    levels[device] = [(64 - length, {top: record})]
+                    note(record)
+                    continue
+            yield record
 
     def key_zero(self, device: Hashable) -> Entry | None:
         """Return the entry for the device's inodes whose top bits are clear, or None."""

@@ -1,10 +1,12 @@
 """The lasting table: the same numbers tomorrow, and in every process that exports the tree.
 
   ledger   what a table says, in memory, and every change that can happen to it
+  body     devices, entries and changes in bytes
   codec    snapshots and log pieces in bytes, under a checksum
   shelf    where pieces lie: the interface, and memory
   xattr    pieces as attributes of the export root
   sqlite   pieces as rows of a database
+  slots    the two places of snapshots on a shelf
   store    two slots and a log on any shelf: what is written in which order
   v1       the format of QEMU's patches
   home     which store an export root's table lives in, and how it moves

@@ -1,49 +1,59 @@
 """A table in bytes: snapshots of a whole ledger, and log pieces that hold what came after one.
 
 Both carry one CRC-32C over all that follows it, header included, so that a header cannot lie about its body. A
-snapshot says how long it is, a log piece which snapshot it continues and as which one. All numbers are little-endian;
-"varint" is LEB128, seven bits a byte, lowest first.
+snapshot says how long it is, a log piece which snapshot it continues and as which one. All numbers are little-endian.
 
     snapshot   u32 crc, "fmap", u8 version, u8 mode, u8 k, u8 flags, u64 generation, 16 bytes identity, u32 length of
                everything, body
     log piece  u32 crc, u64 generation, u16 position, changes
 
-    body       devices: varint count, rows of u16 length of key, u16 length of label, u16 day last seen; then all keys
-               and labels, without anything between them
-               entries: varint count, u8 width of device, u8 width of top, then as many rows of
-                   u16 index, u8 length, device number, top
-               files of the full map: varint count, rows of u64 counter, u32 device number, u64 inode
-               retired indices: varint count, rows of u16
-               floor: varint index, varint counter
-               in version 2: holders: varint count, rows of u32 device number, u64 inode, u64 generation
-               later files: varint count, rows of u64 counter, u32 device number, u64 inode, u64 generation
-               If the flags say "moved", the body is the name of the file where the table went.
-    change     u8 kind, then device | varint index, u8 length, varint device number, varint top | varint counter,
-               varint device number, varint inode | varint index | varint index, varint counter | varint device number,
-               varint inode, varint generation | varint counter, varint device number, varint inode, varint generation
-
-Rows have fixed widths because sixty thousand of them must be read in a moment: the struct module takes them apart
-without a step of Python for each. A device number counts the devices from 0 in the order of the snapshot and then of
-the log. A key is text in which each uuid takes 16 bytes instead of 36: an ext4 directory has room for 4 KB of
-attributes, and keys are most of a table.
+If the flags say "moved", the body is the name of the file where the table went; otherwise see body.py, as for changes.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from fusemap.qid import Entry, FullEntry, Holder
-from fusemap.table.ledger import Change, Device, Floor, Ledger, Retired
+from fusemap.table.body import (
+    BY_GENERATION,
+    VERSION,
+    Cursor,
+    Damaged,
+    decode_body,
+    decode_change,
+    decode_text,
+    encode_body,
+    encode_change,
+    encode_text,
+)
+from fusemap.table.ledger import Change, Device, Ledger
+
+__all__ = [
+    "HEAD_SIZE",
+    "LOG_HEAD_SIZE",
+    "MODES",
+    "Cursor",
+    "Damaged",
+    "Head",
+    "Snapshot",
+    "Unknown",
+    "decode_body",
+    "decode_changes",
+    "decode_log",
+    "decode_snapshot",
+    "encode_changes",
+    "encode_log",
+    "encode_moved",
+    "encode_snapshot",
+    "head_of",
+    "parse_snapshot",
+]
 
 MAGIC: Final = b"fmap"
-VERSION: Final = 1
-BY_GENERATION: Final = 2
-"""The version of snapshots in which records of files by generation follow; others are of version 1."""
 MODES: Final = ("prefix", "suffix", "qemu")
 """The modes that have a table; the position is the number that stands for a mode."""
 
@@ -51,25 +61,9 @@ _MOVED: Final = 1
 _CRC: Final = struct.Struct("<I")
 _HEAD: Final = struct.Struct("<I4sBBBBQ16sI")
 _LOG_HEAD: Final = struct.Struct("<IQH")
-_DEVICE_ROW: Final = struct.Struct("<HHH")
-_PLAIN_UUID: Final = len("uuid:") + 1 + 16  # the bytes of the most common kind of key
-_FULL: Final = struct.Struct("<QIQ")
-_HOLDER: Final = struct.Struct("<IQQ")
-_LATER: Final = struct.Struct("<QIQQ")
-_WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_DEVICE, _ENTRY, _FULL_ENTRY, _RETIRED, _FLOOR, _HOLDS, _LATER_FILE = range(1, 8)
-
-Take: TypeAlias = Callable[[Change], None]
 
 HEAD_SIZE: Final = _HEAD.size
 LOG_HEAD_SIZE: Final = _LOG_HEAD.size
-
-_UUID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[\x01\x02]")
-_PACKED: Final = re.compile(rb"\x01(.{16})|\x02(.)", re.DOTALL)
-
-
-class Damaged(ValueError):
-    """These bytes are not what was written; the message says in what way, as the end of a sentence."""
 
 
 class Unknown(ValueError):
@@ -109,12 +103,12 @@ def head_of(data: bytes) -> Head:
 
 def encode_snapshot(ledger: Ledger, generation: int) -> bytes:
     """The snapshot of a ledger."""
-    return _seal(ledger, generation, 0, _encode_body(ledger))
+    return _seal(ledger, generation, 0, encode_body(ledger))
 
 
 def encode_moved(ledger: Ledger, generation: int, place: str) -> bytes:
     """The snapshot that says: this table is continued at `place` (a file's name)."""
-    return _seal(ledger, generation, _MOVED, _encode_text(place))
+    return _seal(ledger, generation, _MOVED, encode_text(place))
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
@@ -139,7 +133,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         return Snapshot(head, None, decode_text(cursor.take(len(data) - HEAD_SIZE)))
     ledger = Ledger(MODES[head.mode], head.k, head.identity)
     try:
-        decode_body(cursor, ledger.fill, ledger.apply, head.version)
+        decode_body(cursor, ledger.fill, ledger.apply, head.version, ledger.hold)
         cursor.check_end()
     except (ValueError, IndexError) as error:
         raise Damaged(f"contradicts itself: {error}") from error
@@ -164,7 +158,7 @@ def decode_log(data: bytes) -> tuple[int, int, bytes]:
 
 def encode_changes(changes: Iterable[Change], numbers: dict[str, int]) -> bytes:
     """The bytes of some changes. `numbers` are the device numbers so far; new devices are added to it."""
-    return b"".join(_encode_change(change, numbers) for change in changes)
+    return b"".join(encode_change(change, numbers) for change in changes)
 
 
 def decode_changes(data: bytes, ledger: Ledger) -> list[Change]:
@@ -184,138 +178,6 @@ def decode_changes(data: bytes, ledger: Ledger) -> list[Change]:
     return changes
 
 
-class Cursor:
-    """Reads forward through bytes. Every method raises Damaged where they end too early."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data = data
-        self.at = at
-
-    def at_end(self) -> bool:
-        """Whether nothing is left."""
-        return self.at >= len(self.data)
-
-    def check_end(self) -> None:
-        """Raise Damaged if anything is left."""
-        if not self.at_end():
-            raise Damaged(f"has {len(self.data) - self.at} bytes too many")
-
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
-        end = self.at + size
-        if end > len(self.data):
-            raise Damaged("ends too early")
-        piece = self.data[self.at : end]
-        self.at = end
-        return piece
-
-    def byte(self) -> int:
-        """The next byte."""
-        return self.take(1)[0]
-
-    def varint(self) -> int:
-        """The next number, of up to 64 bits."""
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if value >> 64:
-                    raise Damaged("has a number that is too large")
-                return value
-            shift += 7
-            if shift > 63:
-                raise Damaged("has a number that is too large")
-
-    def text(self) -> str:
-        """The next key or label."""
-        return decode_text(self.take(self.varint()))
-
-
-def decode_body(
-    cursor: Cursor,
-    fill: Callable[[list[Device], Iterable[tuple[int, int, int, int]]], None],
-    take: Take,
-    version: int,
-) -> None:
-    """Take a snapshot's body apart; `fill` is Ledger.fill or does its work, and `take` gets all other changes.
-
-    Raises Damaged where it ends too early, and whatever `fill` and `take` raise.
-    """
-    devices = _decode_devices(cursor)
-    keys = [device.key for device in devices]
-    count, device_width, top_width = cursor.varint(), cursor.byte(), cursor.byte()
-    if device_width not in _WIDTHS or top_width not in _WIDTHS:
-        raise Damaged("has rows of an unknown width")
-    row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
-    fill(devices, row.iter_unpack(cursor.take(count * row.size)))
-    for counter, number, inode in _FULL.iter_unpack(cursor.take(cursor.varint() * _FULL.size)):
-        take(FullEntry(counter, keys[number], inode))
-    for (index,) in struct.iter_unpack("<H", cursor.take(cursor.varint() * 2)):
-        take(Retired(index))
-    take(Floor(cursor.varint(), cursor.varint()))
-    if version == BY_GENERATION:
-        for number, inode, generation in _HOLDER.iter_unpack(cursor.take(cursor.varint() * _HOLDER.size)):
-            take(Holder(keys[number], inode, generation))
-        for counter, number, inode, generation in _LATER.iter_unpack(cursor.take(cursor.varint() * _LATER.size)):
-            take(FullEntry(counter, keys[number], inode, generation))
-
-
-def decode_change(cursor: Cursor, keys: list[str], ledger: Ledger) -> Change:
-    """The next change of a log piece; `keys` are the devices by number. Raises Damaged, ValueError, IndexError."""
-    kind = cursor.byte()
-    if kind == _DEVICE:
-        return Device(cursor.text(), cursor.text(), cursor.varint())
-    if kind == _ENTRY:
-        index, length, number, top = cursor.varint(), cursor.byte(), cursor.varint(), cursor.varint()
-        entry = ledger.entry(index, keys[number], top)
-        if entry.length != length:
-            raise Damaged(f"has {length} bits for index {index}")
-        return entry
-    if kind == _FULL_ENTRY:
-        counter, number, inode = cursor.varint(), cursor.varint(), cursor.varint()
-        return FullEntry(counter, keys[number], inode)
-    if kind == _HOLDS:
-        number, inode, generation = cursor.varint(), cursor.varint(), cursor.varint()
-        return Holder(keys[number], inode, generation)
-    if kind == _LATER_FILE:
-        counter, number, inode, generation = cursor.varint(), cursor.varint(), cursor.varint(), cursor.varint()
-        return FullEntry(counter, keys[number], inode, generation)
-    if kind == _RETIRED:
-        return Retired(cursor.varint())
-    if kind == _FLOOR:
-        return Floor(cursor.varint(), cursor.varint())
-    raise Damaged(f"has a change of unknown kind {kind}")
-
-
-def decode_text(data: bytes) -> str:
-    """The text behind `_encode_text`. Raises Damaged where uuids are cut short."""
-    if data.isascii():
-        text = data.decode()
-        if text.isprintable():  # the ordinary case, in which nothing is packed
-            return text
-    if b"\x01" in data or b"\x02" in data:
-        data = _PACKED.sub(_unpack_uuid, data)
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _encode_text(text: str) -> bytes:
-    return _UUID.sub(_pack_uuid, text.encode("utf-8", "surrogateescape"))
-
-
-def _pack_uuid(match: re.Match[bytes]) -> bytes:
-    word = match[0]
-    return b"\x02" + word if len(word) == 1 else b"\x01" + bytes.fromhex(word.replace(b"-", b"").decode())
-
-
-def _unpack_uuid(match: re.Match[bytes]) -> bytes:
-    raw = match[1]
-    if raw is None:
-        return match[2]
-    text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
-
-
 def _seal(ledger: Ledger, generation: int, flags: int, body: bytes) -> bytes:
     mode = MODES.index(ledger.mode)
     version = BY_GENERATION if ledger.holder_count and not flags & _MOVED else VERSION
@@ -324,110 +186,3 @@ def _seal(ledger: Ledger, generation: int, flags: int, body: bytes) -> bytes:
     )  # fmt: skip
     rest = head[_CRC.size :] + body
     return _CRC.pack(crc32c(rest)) + rest
-
-
-def _encode_body(ledger: Ledger) -> bytes:
-    numbers = {key: number for number, key in enumerate(ledger.devices)}
-    entries = sorted(ledger.entries.values(), key=lambda entry: entry.index)
-    device_width = _width(len(numbers))
-    top_width = _width(max((entry.top for entry in entries), default=0))
-    row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
-    floor = Floor(ledger.next_index(), ledger.next_counter())
-    plain = [full for full in ledger.full.values() if full.generation is None]
-    return b"".join(
-        [
-            _varint(len(numbers)),
-            *_encode_devices(ledger.devices.values()),
-            _varint(len(entries)),
-            bytes((device_width, top_width)),
-            *(row.pack(entry.index, entry.length, numbers[str(entry.device)], entry.top) for entry in entries),
-            _varint(len(plain)),
-            *(_FULL.pack(full.counter, numbers[str(full.device)], full.inode) for full in plain),
-            _varint(len(ledger.retired)),
-            *(struct.pack("<H", index) for index in sorted(ledger.retired)),
-            _varint(floor.index),
-            _varint(floor.counter),
-            *(_encode_files(ledger, numbers) if ledger.holder_count else ()),
-        ]
-    )
-
-
-def _encode_files(ledger: Ledger, numbers: dict[str, int]) -> list[bytes]:
-    rows = [_varint(ledger.holder_count)]
-    for device, holders in ledger.holders.items():
-        number = numbers[device]
-        rows += [_HOLDER.pack(number, inode, generation) for inode, generation in holders.items()]
-    later = [full for full in ledger.full.values() if full.generation is not None]
-    rows.append(_varint(len(later)))
-    rows += [_LATER.pack(full.counter, numbers[str(full.device)], full.inode, full.generation) for full in later]
-    return rows
-
-
-def _encode_devices(devices: Iterable[Device]) -> list[bytes]:
-    rows: list[bytes] = []
-    texts: list[bytes] = []
-    for device in devices:
-        key, label = _encode_text(device.key), _encode_text(device.label)
-        rows.append(_DEVICE_ROW.pack(len(key), len(label), device.seen))
-        texts += (key, label)
-    return rows + texts
-
-
-def _decode_devices(cursor: Cursor) -> list[Device]:
-    devices = []
-    rows = cursor.take(cursor.varint() * _DEVICE_ROW.size)
-    data, at = cursor.data, cursor.at
-    new = tuple.__new__
-    for key, label, seen in _DEVICE_ROW.iter_unpack(rows):
-        middle = at + key
-        if key == _PLAIN_UUID and data[at : at + 6] == b"uuid:\x01":
-            text = data[at + 6 : middle].hex("-", 2)  # in fours, of which a uuid joins the first two and the last three
-            name = f"uuid:{text[:4]}{text[5:29]}{text[30:34]}{text[35:]}"
-        else:
-            name = decode_text(data[at:middle])
-        at = middle + label
-        devices.append(new(Device, (name, decode_text(data[middle:at]) if label else "", seen)))
-    if at > len(data):
-        raise Damaged("ends too early")
-    cursor.at = at
-    return devices
-
-
-def _encode_change(change: Change, numbers: dict[str, int]) -> bytes:
-    if isinstance(change, Device):
-        numbers.setdefault(change.key, len(numbers))
-        return bytes((_DEVICE,)) + _encode_device(change)
-    if isinstance(change, Entry):
-        number = numbers[str(change.device)]
-        rest = bytes((change.length,)) + _varint(number) + _varint(change.top)
-        return bytes((_ENTRY,)) + _varint(change.index) + rest
-    if isinstance(change, FullEntry):
-        number = numbers[str(change.device)]
-        file = _varint(change.counter) + _varint(number) + _varint(change.inode)
-        if change.generation is not None:
-            return bytes((_LATER_FILE,)) + file + _varint(change.generation)
-        return bytes((_FULL_ENTRY,)) + file
-    if isinstance(change, Holder):
-        number = numbers[str(change.device)]
-        return bytes((_HOLDS,)) + _varint(number) + _varint(change.inode) + _varint(change.generation)
-    if isinstance(change, Retired):
-        return bytes((_RETIRED,)) + _varint(change.index)
-    return bytes((_FLOOR,)) + _varint(change.index) + _varint(change.counter)
-
-
-def _encode_device(device: Device) -> bytes:
-    key, label = _encode_text(device.key), _encode_text(device.label)
-    return _varint(len(key)) + key + _varint(len(label)) + label + _varint(device.seen)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _width(value: int) -> int:
-    return next(width for width in _WIDTHS if value < 1 << 8 * width)

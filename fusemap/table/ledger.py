@@ -130,13 +130,15 @@ class Ledger:
         keys = [device.key for device in devices]
         entries, longest = self.entries, self._longest
         every = list(rows)
-        affixes = all_affixes(self.mode, self.k, max((row[0] for row in every), default=0))
+        highest = max((row[0] for row in every), default=0)
+        # Of a few with high indices, it is less work to take each affix by itself.
+        affix = all_affixes(self.mode, self.k, highest).__getitem__ if 8 * len(every) >= highest else self._affix
         last = 0
         for index, length, number, top in every:
             if index <= last:
                 raise ValueError(f"index {index} is out of order")
             last = index
-            bits, known = affixes[index]
+            bits, known = affix(index)
             if length != known or top >> length:
                 raise ValueError(f"index {index} has {length} bits and the top bits {top:#x}")
             key = keys[number]
@@ -146,6 +148,19 @@ class Ledger:
         passing = {key for key in keys if key.startswith(_SESSION)}
         if passing:
             self._passing = {index for index, entry in entries.items() if entry.device in passing}
+
+    def hold(self, keys: list[str], rows: Iterable[tuple[int, int, int]]) -> None:
+        """Take in a snapshot's holders at once: rows of (position of the device in `keys`, inode, generation).
+
+        There must be none yet. Raises ValueError where one is there twice, IndexError for a device that is not there.
+        """
+        count = 0
+        for number, inode, generation in rows:
+            self.holders.setdefault(keys[number], {})[inode] = generation
+            count += 1
+        self.holder_count = sum(map(len, self.holders.values()))
+        if self.holder_count != count:
+            raise ValueError("an inode number has two holders")
 
     def changes(self) -> Iterator[Change]:
         """The changes that make an equal ledger out of an empty one: the shortest such list."""

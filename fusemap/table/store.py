@@ -24,15 +24,16 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Final
 
-from fusemap.errors import DamagedTable, Refused
+from fusemap.errors import DamagedTable
 from fusemap.qid import Entry, FullEntry, Holder, Record
 from fusemap.table import codec
 from fusemap.table.ledger import Change, Device, Ledger
 from fusemap.table.shelf import NoRoom, Shelf
+from fusemap.table.slots import Slots, damaged, other
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Store:
         self.ledger: Ledger | None = None
         self.moved_to = ""
         self._slot = ""
-        self._firsts: dict[str, bytes] = {}  # the first piece of each slot as it was last read or written
+        self._slots = Slots(shelf)
         self._generation = 0
         self._numbers: dict[str, int] = {}
         self._pieces: list[int] = []  # how many bytes of changes each log piece has
@@ -79,11 +80,11 @@ class Store:
         names = self.shelf.names()
         strange = sorted(name for name in names if not _NAME.fullmatch(name))
         if strange:
-            raise self._damaged(strange[0], "has a name that no piece of a table has")
-        slots = {slot: self._read_slot(slot) for slot in "ab" if f"{slot}.0" in names}
+            raise damaged(self.shelf, strange[0], "has a name that no piece of a table has")
+        slots = {slot: self._slots.read(slot) for slot in "ab" if f"{slot}.0" in names}
         found = {slot: snapshot for slot, snapshot in slots.items() if snapshot is not None}
         if len({snapshot.head.generation for snapshot in found.values()}) < len(found):
-            raise self._damaged("b.0", "has the same generation as a.0")
+            raise damaged(self.shelf, "b.0", "has the same generation as a.0")
         current = max(found, key=lambda slot: found[slot].head.generation, default="")
         self._check_logs(names, current, found[current].head.generation if current else 0)
         if not current:
@@ -94,7 +95,7 @@ class Store:
                 self._read_log(0)
             for name in self._log_pieces(names, current, len(self._pieces)):
                 if self._log_piece(name)[0] == self._generation:
-                    raise self._damaged(name, "continues a log of which a piece before it is missing")
+                    raise damaged(self.shelf, name, "continues a log of which a piece before it is missing")
         self._check_witness()
 
     def refresh(self) -> list[Record]:
@@ -162,7 +163,7 @@ class Store:
             self._write(data, self.ledger, place)
         except NoRoom:
             # The table is safe at the new place, so its snapshot here, which is longer, may make room.
-            self._write(data, self.ledger, place, _other(self._slot))
+            self._write(data, self.ledger, place, other(self._slot))
 
     def rescue(self, ledger: Ledger, slot: str, generation: int) -> None:
         """Write a snapshot into `slot` whatever is there, then remove everything else. Raises NoRoom and OSError.
@@ -171,10 +172,10 @@ class Store:
         one that has one.
         """
         data = codec.encode_snapshot(ledger, generation)
-        count = self._write_slot(slot, data, self.shelf.sizes[-1])
+        count = self._slots.write(slot, data, self.shelf.sizes[-1])
         kept = {f"{slot}.{number}" for number in range(count)}
         # What makes the table whole comes last: the slot beside it.
-        for name in sorted(self.shelf.names() - kept, key=lambda name: (name[0] == _other(slot), name)):
+        for name in sorted(self.shelf.names() - kept, key=lambda name: (name[0] == other(slot), name)):
             self.shelf.remove(name)
         self.load()
 
@@ -184,28 +185,6 @@ class Store:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def _read_slot(self, slot: str) -> codec.Snapshot | None:
-        first = self.shelf.get(f"{slot}.0")
-        if first is None:
-            return None
-        try:
-            head = codec.head_of(first)
-            pieces = [first]
-            size = len(first)
-            while size < head.length:
-                piece = self.shelf.get(f"{slot}.{len(pieces)}")
-                if not piece:
-                    raise codec.Damaged(f"goes on for {head.length} bytes of which only {size} are there")
-                pieces.append(piece)
-                size += len(piece)
-            snapshot = codec.decode_snapshot(b"".join(pieces))
-        except codec.Damaged as error:
-            raise self._damaged(f"{slot}.0", str(error)) from error
-        except codec.Unknown as error:
-            raise Refused(f"{self.shelf.piece(f'{slot}.0')} {error}; use that fusemap, or another --state") from error
-        self._firsts[slot] = first
-        return snapshot
-
     def _check_logs(self, names: set[str], current: str, generation: int) -> None:
         """A log that belongs to no slot tells that its slot is lost."""
         for slot in "ab":
@@ -214,7 +193,7 @@ class Store:
                 continue
             of = self._log_piece(name)[0]
             if of > generation or (of == generation and slot != current):
-                raise self._damaged(name, f"continues snapshot {of}, which is not there")
+                raise damaged(self.shelf, name, f"continues snapshot {of}, which is not there")
 
     def _read_log(self, position: int) -> list[Change]:
         """Read the log from a piece on that was read before, or not at all; apply and return what is new."""
@@ -227,7 +206,7 @@ class Store:
             known = self._tail if position == len(self._pieces) - 1 else b""
             if data is None:
                 if known:
-                    raise self._damaged(name, "is gone")
+                    raise damaged(self.shelf, name, "is gone")
                 break
             try:
                 generation, at, payload = codec.decode_log(data)
@@ -237,7 +216,7 @@ class Store:
                     raise codec.Damaged("does not continue what was there")
                 new = codec.decode_changes(payload[len(known) :], ledger) if len(payload) > len(known) else []
             except codec.Damaged as error:
-                raise self._damaged(name, str(error)) from error
+                raise damaged(self.shelf, name, str(error)) from error
             changes += new
             if position == len(self._pieces):
                 self._pieces.append(0)
@@ -255,26 +234,26 @@ class Store:
     def _log_piece(self, name: str) -> tuple[int, int, bytes]:
         data = self.shelf.get(name)
         if data is None:
-            raise self._damaged(name, "is gone")
+            raise damaged(self.shelf, name, "is gone")
         try:
             return codec.decode_log(data)
         except codec.Damaged as error:
-            raise self._damaged(name, str(error)) from error
+            raise damaged(self.shelf, name, str(error)) from error
 
     def _generation_changed(self) -> bool:
         """Whether a snapshot was written, or anything else happened, since the last look."""
         if not self._slot:
             return any(self.shelf.get(f"{slot}.0") is not None for slot in "ab")
-        if self.shelf.get(f"{self._slot}.0") != self._firsts[self._slot]:
+        if self.shelf.get(f"{self._slot}.0") != self._slots.firsts[self._slot]:
             return True
-        other = _other(self._slot)
-        data = self.shelf.get(f"{other}.0")
-        if data is None or data == self._firsts.get(other):
+        spare = other(self._slot)
+        data = self.shelf.get(f"{spare}.0")
+        if data is None or data == self._slots.firsts.get(spare):
             return False
         try:
             return codec.head_of(data).generation > self._generation
         except codec.Damaged as error:
-            raise self._damaged(f"{other}.0", str(error)) from error
+            raise damaged(self.shelf, f"{spare}.0", str(error)) from error
 
     def _since(self, before: Ledger | None) -> list[Record]:
         """What the ledger has and `before` had not; raises DamagedTable where it is the other way round."""
@@ -284,12 +263,12 @@ class Store:
         if now is None:
             if self.moved_to:
                 return []
-            raise self._damaged("a.0", "is gone, and with it a table that is in use")
+            raise damaged(self.shelf, "a.0", "is gone, and with it a table that is in use")
         if now.identity != before.identity:
-            raise self._damaged(f"{self._slot}.0", "holds another table than the one in use")
+            raise damaged(self.shelf, f"{self._slot}.0", "holds another table than the one in use")
         lost = now.lost_since(before)
         if lost:
-            raise self._damaged(f"{self._slot}.0", f"has lost {lost}")
+            raise damaged(self.shelf, f"{self._slot}.0", f"has lost {lost}")
         return now.new_since(before)
 
     def _check_witness(self) -> None:
@@ -315,7 +294,7 @@ class Store:
             self.shelf.put(name, piece, durable)
         except NoRoom:
             # The older snapshot is only a spare.
-            if not self._remove_slot(_other(self._slot)):
+            if not self._slots.remove(other(self._slot)):
                 raise
             self.shelf.put(name, piece, durable)
         if position == len(self._pieces):
@@ -329,11 +308,11 @@ class Store:
         """Write a snapshot into the slot beside the current one (or `beside`), which makes it the table."""
         if len(data) > self.shelf.limit:
             raise NoRoom(errno.EFBIG, f"a table of {len(data)} bytes is too large for it")
-        slot = _other(beside or self._slot)
+        slot = other(beside or self._slot)
         for size in self.shelf.sizes:
             try:
-                count = self._write_slot(slot, data, size)
-                self._firsts[slot] = data[:size]
+                count = self._slots.write(slot, data, size)
+                self._slots.firsts[slot] = data[:size]
                 break
             except NoRoom:
                 if size == self.shelf.sizes[-1] or len(data) <= self.shelf.sizes[-1]:
@@ -346,46 +325,14 @@ class Store:
         self.shelf.testify(self._generation, 0)
         for position in range(old_pieces):
             self.shelf.remove(f"log.{old_slot}.{position}")
-        for name in self._left_over(slot, count):
+        for name in self._slots.left_over(slot, count):
             self.shelf.remove(name)
-
-    def _write_slot(self, slot: str, data: bytes, size: int) -> int:
-        """Write a snapshot's pieces, the first one last; returns how many there are."""
-        pieces = [data[at : at + size] for at in range(0, len(data), size)]
-        if len(pieces) > 1:
-            self.shelf.remove(f"{slot}.0")
-        try:
-            for number in range(len(pieces) - 1, -1, -1):
-                # The first piece must not reach the disk before the others.
-                self.shelf.put(f"{slot}.{number}", pieces[number], durable=number <= 1)
-        except NoRoom:
-            if len(pieces) > 1:
-                self._remove_slot(slot)
-            raise
-        return len(pieces)
-
-    def _left_over(self, slot: str, count: int) -> Iterator[str]:
-        """Pieces of a slot from `count` on, and of its log: of an earlier snapshot that was written here."""
-        for name in self.shelf.names():
-            prefix, _, number = name.rpartition(".")
-            if prefix == f"log.{slot}" or (prefix == slot and int(number) >= count):
-                yield name
-
-    def _remove_slot(self, slot: str) -> bool:
-        """Remove a snapshot that is not the current one, its first piece first. Returns whether there was one."""
-        names = sorted(
-            (name for name in self.shelf.names() if name.rpartition(".")[0] == slot),
-            key=lambda name: int(name.rpartition(".")[2]),
-        )
-        for name in names:
-            self.shelf.remove(name)
-        return bool(names)
 
     def _reset(self) -> None:
         self.ledger = None
         self.moved_to = ""
         self._slot = ""
-        self._firsts = {}
+        self._slots.firsts = {}
         self._generation = 0
         self._pieces, self._tail, self._numbers = [], b"", {}
 
@@ -398,13 +345,3 @@ class Store:
         self.moved_to = snapshot.moved_to
         self._numbers = {key: number for number, key in enumerate(self.ledger.devices if self.ledger else ())}
         self._pieces, self._tail = [], b""
-
-    def _damaged(self, name: str, how: str) -> DamagedTable:
-        return DamagedTable(
-            f"{self.shelf.piece(name)} {how}; nothing was changed. Restore it from a backup, see what fusemap table "
-            f"repair can save, or keep another table with --state"
-        )
-
-
-def _other(slot: str) -> str:
-    return "b" if slot == "a" else "a"

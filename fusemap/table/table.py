@@ -14,6 +14,7 @@ goes to whichever file is there when it is next seen.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -80,13 +81,14 @@ class Table(Allocator):
 
     def open(self) -> None:
         """Read the table. Raises DamagedTable, OSError, and Refused where it is of another mode or `k`."""
-        with self._locked():
+        with _uncollected(), self._locked():
             pass
 
     def mapper(self, by_generation: bool = False) -> Mapper:
         """A Mapper that knows this table and adds to it. Raises DamagedTable where it contradicts itself."""
         try:
-            return Mapper(self.mode, self.k, self.records(), self, by_generation)
+            with _uncollected():
+                return Mapper(self.mode, self.k, self.records(), self, by_generation)
         except ValueError as error:
             raise DamagedTable(
                 f"the table in {self.where} contradicts itself ({error}); nothing was changed. See what fusemap table "
@@ -331,3 +333,18 @@ class Table(Allocator):
         for at in range(0, len(days), _SEEN_AT_ONCE):
             store.append(days[at : at + _SEEN_AT_ONCE], durable=False)
         self._pending.clear()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """A context without garbage collection: a large table is hundreds of thousands of objects, which all stay.
+
+    Looking through them for garbage, again and again while they become more, takes as long as making them.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()

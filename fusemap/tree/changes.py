@@ -61,12 +61,15 @@ def create(tree: Tree, parent: Node, name: bytes, flags: int, mode: int, caller:
         if flags & os.O_EXCL:
             raise
         node, _ = tree.lookup(parent, name)
+        fd = -1
         try:
             tree.fd(node)  # found by the server's right to open handles, opened by the caller's rights
             with tree.identity.of(caller):
                 fd = tree.open(node, keep & ~os.O_NOFOLLOW)
             return fd, node, tree.calls.statx(fd, b"")
         except BaseException:
+            if fd >= 0:
+                os.close(fd)
             tree.forget(node)
             raise
     try:
@@ -127,10 +130,14 @@ def rename(
     tree.renamed(old_parent, old, new_parent, new, exchanged=bool(flags & RENAME_EXCHANGE))
     if replaced is None:
         return None
-    if tree.calls.statx(replaced[1], b"").nlink == replaced[0].nlink:  # both were names of one file, which stay
+    try:
+        if tree.calls.statx(replaced[1], b"").nlink != replaced[0].nlink:
+            return tree.removed(new_parent, *replaced)
+    except BaseException:
         os.close(replaced[1])
-        return None
-    return tree.removed(new_parent, *replaced)
+        raise
+    os.close(replaced[1])  # both were names of one file, which stay
+    return None
 
 
 def acting(tree: Tree, by: Caller | None) -> contextlib.AbstractContextManager[None]:
@@ -144,10 +151,10 @@ def _remove(tree: Tree, parent: Node, name: bytes, remove: Callable[..., None], 
     try:
         with acting(tree, by):
             remove(name, dir_fd=directory)
+        return tree.removed(parent, st, fd)
     except BaseException:
         os.close(fd)
         raise
-    return tree.removed(parent, st, fd)
 
 
 def readlink(tree: Tree, node: Node) -> bytes:

@@ -90,7 +90,7 @@ def write_now(identity: Identity, file: OpenFile, offset: int, data: bytes | mem
     return done, False
 
 
-def write_fully(identity: Identity, file: OpenFile, data: bytes, done: int, offset: int) -> int:
+def write_fully(identity: Identity, file: OpenFile, data: bytes | memoryview, done: int, offset: int) -> int:
     """Writes `data`, of which `done` bytes are written: how many then are. Raises OSError."""
     with identity.writing(file.account):
         while done < len(data):

@@ -10,9 +10,10 @@ another disk that was dealt the same st_dev does not get them.
 Bind mounts that show the same directory twice need care: a FUSE client (and any kernel's cache of directories) cannot
 have one directory in two places. Of mounts whose parts of a file system overlap, the one whose mount point sorts first
 is known by the device alone and each further one has a `domain` of its own, which enters the mapping as a device of its
-own - for directories only: a file in two places is no more than a hard link. Which one that is, two processes must
-agree on, however clients walk; so it is looked up in the mount table and not left to the order of look-ups. Where one of the two is read-only, files are told apart as well, so
-that writing through the writable one does not depend on which was seen first.
+own - for directories only: a file in two places is no more than a hard link. Which one is first, two processes must
+agree on, however their clients walk; so the mount table tells, not the order of look-ups. Where one of the two is
+read-only, files are told apart as well, so that writing through the writable one does not depend on which was seen
+first.
 
 A copy of a file system (dd, an LVM snapshot) has the uuid of its original. One number for files of both would be wrong
 data, and which of the two is the original nobody can tell: not by the order in which they are met, which is another one
@@ -23,6 +24,7 @@ whose table it is, and one that was met before its copy was mounted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -117,6 +119,7 @@ class FileSystems:
         self._mounts: dict[int, Mount] = {}
         self._devices: dict[tuple[int, int, int], Device] = {}  # mount id, major, minor
         self._keys: dict[str, Device] = {}
+        self._identities: dict[tuple[int, int, int], Identity | None] = {}  # by mount id, major, minor
 
     def mounts(self) -> list[Mount]:
         """The mounts that were met so far."""
@@ -197,7 +200,7 @@ class FileSystems:
             os.close(fd)
         if info is not None:
             self._drop_dead(table, info)
-            self._place_in_domain(mount, info)
+            self._place_in_domain(table, mount, info)
         return mount
 
     def _drop_dead(self, table: list[MountInfo], new: MountInfo) -> None:
@@ -215,66 +218,111 @@ class FileSystems:
             return False
         return True
 
-    def _shown(self, mount: Mount, info: MountInfo) -> bytes:
-        """The part of its file system that `mount` brings into the tree."""
-        if mount.place is not None or not contains(info.point, self._root_path):
+    def _shown(self, info: MountInfo) -> bytes:
+        """The part of its file system that a mount brings into the tree."""
+        if not contains(info.point, self._root_path):
             return info.root
         below = self._root_path[len(info.point.rstrip(b"/")) :]
         return info.root.rstrip(b"/") + below if below else info.root
 
-    def _place_in_domain(self, mount: Mount, info: MountInfo) -> None:
-        shown = self._shown(mount, info)
-        for other in self._mounts.values():
-            if other.info is None or other.info.device != info.device or other.domain:
+    def _place_in_domain(self, table: list[MountInfo], mount: Mount, info: MountInfo) -> None:
+        shown = self._shown(info)
+        others = [other.info for other in self._mounts.values() if other.info is not None and not other.domain]
+        others += [other for other in self._beneath(table) if other.point < info.point]  # it will have no domain
+        for other in others:
+            theirs = self._shown(other)
+            if other.id == info.id or other.device != info.device:
                 continue
-            theirs = self._shown(other, other.info)
             if contains(theirs, shown) or contains(shown, theirs):
                 where = info.point.removeprefix(self._root_path).lstrip(b"/")
                 mount.domain = os.fsdecode(where) or "/"
-                if info.read_only != other.info.read_only:
+                if info.read_only != other.read_only:
                     mount.file_domain = mount.domain
                 log.info(
                     "%s shows directories that %s shows too; they get numbers of their own",
-                    os.fsdecode(info.point), os.fsdecode(other.info.point),
+                    os.fsdecode(info.point), os.fsdecode(other.point),
                 )  # fmt: skip
                 return
+
+    def _beneath(self, table: list[MountInfo]) -> list[MountInfo]:
+        """The mounts below the root's path."""
+        return [info for info in table if info.point != self._root_path and contains(self._root_path, info.point)]
 
     def _identify(
         self, st: Stat, mount: Mount, subvolume: int | None, open_directory: Callable[[], int]
     ) -> Device:
         table = mount_table()
         superblock = mount.info.device if mount.info else f"{st.dev_major}:{st.dev_minor}"
+        name = self._name(st)
+        first = st._replace(mnt_id=self._first_mount(st, mount, table))
         if stat.S_ISDIR(st.mode):
             fd = open_directory()
             try:
-                identity = identify(fd, st, mount.kind, self._name(st))
+                identity = identify(fd, first, mount.kind, name)
             finally:
                 os.close(fd)
         else:  # a file on another device than its directory, or mounted by itself: a known device, or a nameless one
-            identity = session_only(st)
-        if not identity.lasting:
-            device = self._still_mounted(st, mount, superblock, subvolume, {info.id for info in table})
-            if device is not None:
-                return device
-        key = identity.key
-        copy = 1
-        while (device := self._keys.get(key)) is not None:
-            if (device.major, device.minor) == (st.dev_major, st.dev_minor):
-                return device
-            if not any(known is device for known in self._devices.values()):
-                break  # it was unmounted since: this is the same one, come back
-            # Two mounted file systems with one uuid: a dd or LVM copy. One number for files of both is wrong data.
-            copy += 1
-            key = f"{identity.key}#{copy}"
-        if copy > 1:
+            identity = session_only(first)
+        device = self._still_mounted(st, mount, superblock, subvolume, {info.id for info in table})
+        if device is not None and not (device.identity.lasting and identity.lasting):
+            return device
+        device = self._keys.get(identity.key)
+        if device is not None and (device.major, device.minor) == (st.dev_major, st.dev_minor):
+            return device
+        if identity.lasting and self._has_copy(device, mount, identity, name, table):
+            where = os.fsdecode(mount.info.point) if mount.info else "a file system"
             log.warning(
-                "%d:%d has the uuid of another mounted file system; it is taken for a copy", st.dev_major, st.dev_minor
-            )
+                "%s has the %s of another mounted file system, as a copy has: its numbers last until it is unmounted. "
+                "Give it a name for good: --name %s=NAME", where, "name" if name else "uuid", where,
+            )  # fmt: skip
+            identity = session_only(first)
+        key = identity.key
         device = self._keys[key] = Device(key, identity, st, superblock, subvolume)
         self._seen(key, os.fsdecode(mount.info.point) if mount.info else "")
         lasting = "" if identity.lasting else ", known until it is unmounted"
         log.info("new device %s, %s%s", device, mount.kind or "file system", lasting)
         return device
+
+    def _has_copy(
+        self, known: Device | None, mount: Mount, identity: Identity, name: str | None, table: list[MountInfo]
+    ) -> bool:
+        """Whether another file system that is mounted has this identity, by which `known` was known so far."""
+        if known is not None and any(known is device for device in self._devices.values()):
+            return True
+        if known is not None or name is not None or mount.info is None or not self._devices:
+            return False  # it was unmounted since: this is the same one, come back; or it is the root's own
+        for info in self._beneath(table):
+            if info.kind == mount.info.kind and info.device != mount.info.device:
+                with contextlib.suppress(OSError):
+                    if self._identity_at(info) == identity:
+                        return True
+        return False
+
+    def _identity_at(self, info: MountInfo) -> Identity | None:
+        """The identity of what a mount shows at its top, None where another mount covers it. Raises OSError."""
+        st = self._calls.statx(-100, info.point)  # AT_FDCWD
+        place = (st.mnt_id, st.dev_major, st.dev_minor)
+        if place not in self._identities:
+            fd = os.open(info.point, _READ_DIRECTORY)
+            try:
+                legacy = self._calls.mount_id(fd)
+                self._identities[place] = identify(fd, st, info.kind, self._name(st)) if legacy == info.id else None
+            finally:
+                os.close(fd)
+        return self._identities[place]
+
+    def _first_mount(self, st: Stat, mount: Mount, table: list[MountInfo]) -> int:
+        """Of the mounts that show a file's file system, the id of the oldest: every process comes to the same."""
+        if mount.info is None:
+            return st.mnt_id
+        found = [st.mnt_id]
+        for info in self._beneath(table):
+            if info.device == mount.info.device:
+                with contextlib.suppress(OSError):
+                    top = self._calls.statx(-100, info.point)
+                    if (top.dev_major, top.dev_minor) == (st.dev_major, st.dev_minor):  # and not covered by another
+                        found.append(top.mnt_id)
+        return min(found)
 
     def _name(self, st: Stat) -> str | None:
         """What the administrator calls the device of a file, if he named it."""

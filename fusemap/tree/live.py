@@ -141,9 +141,10 @@ class Tree(Reach):
         return self._close_unless_long(fd)
 
     def _close_unless_long(self, fd: int) -> int | None:
-        st = self.calls.statx(fd, b"")
-        if not st.nlink and st.blocks > LONG_REMOVAL_BLOCKS:
-            return fd
+        with contextlib.suppress(OSError):  # not to be told: it is closed here then
+            st = self.calls.statx(fd, b"")
+            if not st.nlink and st.blocks > LONG_REMOVAL_BLOCKS:
+                return fd
         os.close(fd)
         return None
 

@@ -242,7 +242,12 @@ class Reach:
             except (FileNotFoundError, NotADirectoryError):
                 self.filesystems.forget_mount(mount)
                 raise stale() from None
-            if self.calls.statx(fd, b"").mnt_id != mount.id:
+            try:
+                there = self.calls.statx(fd, b"").mnt_id
+            except BaseException:
+                os.close(fd)
+                raise
+            if there != mount.id:
                 os.close(fd)
                 self.filesystems.forget_mount(mount)
                 raise stale()

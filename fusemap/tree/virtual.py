@@ -35,7 +35,7 @@ def virtual(tree: Tree, node: Node, name: bytes) -> bytes:
     if word.startswith(_LOCATE) and node is tree.root and word[len(_LOCATE) :].isdigit():
         try:
             return json.dumps(_locate(tree, int(word[len(_LOCATE) :]))).encode()
-        except LookupError:
+        except (LookupError, ValueError):  # int() takes no more than some thousand digits
             pass
     raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
 

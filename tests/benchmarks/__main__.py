@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks import contenders, known, mapping, report, rounds, sandbox
+from tests.benchmarks import contenders, known, mapping, report, rounds, sandbox, startup
 from tests.benchmarks.jobs import JOBS
 from tests.benchmarks.trees import Shape, build
 
-_KEYS: Final = (*(job.key for job in JOBS), "mapping", "known")
+_KEYS: Final = (*(job.key for job in JOBS), "mapping", "startup", "known")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main() -> int:
     options = parser().parse_args()
     keys = options.only or list(_KEYS)
     try:
-        if any(key != "mapping" for key in keys):
+        if any(key not in ("mapping", "startup") for key in keys):
             sandbox.need("bindfs", "mergerfs", "mkfs.ext4", "mkfs.xfs")
             return sandbox.run(lambda directory: _measure(options, keys, directory))
         return _measure(options, keys, Path())
@@ -78,6 +78,10 @@ def _measure(options: argparse.Namespace, keys: list[str], directory: Path) -> i
         tell("mapping")
         result["mapping"] = numbers = min((mapping.measure() for _ in range(3)), key=lambda found: found["ratio"])
         verdicts.append(report.judge_mapping(numbers))
+    if "startup" in keys:
+        tell("startup")
+        result["startup"] = start = startup.measure()
+        verdicts.append(report.judge_startup(start))
     if "known" in keys:
         result["known"] = many = known.measure(directory, options.known, tell)
         verdicts += report.judge_known(many)

@@ -10,6 +10,7 @@ from tests.benchmarks.jobs import JOBS
 from tests.benchmarks.rounds import PHASES, Medians
 
 MAPPING_RATIO: Final = 3.0
+STARTUP_SECONDS: Final = 0.5
 BYTES_AN_INODE: Final = 700.0
 DESCRIPTORS: Final = 1024
 _TITLES: Final = {job.key: job.title for job in JOBS}
@@ -80,6 +81,12 @@ def judge_mapping(found: Mapping[str, float]) -> Verdict:
     ratio = found["ratio"]
     what = f"Mapper.path, {found['path']:.0f} ns a call, against dict.get"
     return Verdict(what, f"{ratio:.2f} times its time", f"{MAPPING_RATIO:.2f} times its time", ratio <= MAPPING_RATIO)
+
+
+def judge_startup(found: Mapping[str, float]) -> Verdict:
+    """`found` as tests.benchmarks.startup.measure() gives it."""
+    what = f"opening a full table, {found['ratio']:.2f} times json.load"
+    return Verdict(what, f"{found['table']:.2f} s", f"{STARTUP_SECONDS:.2f} s", found["table"] <= STARTUP_SECONDS)
 
 
 def judge_known(found: Mapping[str, float]) -> list[Verdict]:

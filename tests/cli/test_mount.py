@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ import pytest
 from ..support import needs
 from ..support.command import Daemons
 from ..support.process import attempt, run
-from ..support.stage import Stage, detach
+from ..support.stage import FUSEMAP, Stage, detach
+from ..support.trees import replace
 
 
 def test_it_returns_when_the_mount_is_usable(daemons: Daemons, source: Path, target: Path) -> None:
@@ -107,6 +110,49 @@ def test_options_that_are_fine(daemons: Daemons, source: Path, target: Path, opt
     assert (os.stat(target / "f").st_ino >> 48 != 0) == ("map=prefix" in options)
     run("umount", target)
     assert daemons.wait(pid) == 0
+
+
+@pytest.mark.parametrize("option", [["--reuse", "new-number"], ["-o", "reuse=new-number"], ["--reuse", "keep"], []])
+def test_what_becomes_of_an_inode_number_that_is_used_again(
+    daemons: Daemons, stage: Stage, target: Path, option: list[str]
+) -> None:
+    source = stage.ext4("src", 16, "-N", "64")
+    log = stage.path / "the.log"
+    (source / "f").write_text("first")
+    seen = []
+    for turn in range(3):
+        if turn:
+            replace(source / "f", lambda path: path.write_text("made while nobody looked"))
+        for _ in range(2):
+            pid = daemons.mount(source, target, "--log", log, "--cache", "none", *option)
+            seen.append(os.stat(target / "f").st_ino)
+            run("umount", target)
+            assert daemons.wait(pid) == 0
+    pid = daemons.mount(source, target, "--log", log, "--cache", "none", *option)
+    seen.append(os.stat(target / "f").st_ino)
+    text = log.read_text()
+    until_closed(pid, source / "f")
+    replace(source / "f", lambda path: path.write_text("made while it is mounted"))
+    seen.append(os.stat(target / "f").st_ino)
+    run("umount", target)
+    assert daemons.wait(pid) == 0
+    new = log.read_text()[len(text) :]
+    assert "INFO" in new
+    assert f"gave inode number {os.stat(source / 'f').st_ino} of uuid:" in new
+    assert "the host gave 1 inode numbers of known files to other files" in new
+    keep = "new-number" not in "".join(option)
+    assert [seen.index(number) for number in seen] == ([0] * 8 if keep else [0, 0, 2, 2, 4, 4, 4, 7])
+    shown = json.loads(run(*FUSEMAP, "table", "show", source, "--json").stdout)
+    assert shown["reused"] == (0 if keep else 3)
+    assert (shown["known_by_generation"] > 0) != keep
+
+
+def until_closed(pid: int, path: Path) -> None:
+    """Waits until a server at rest has let go of a file."""
+    end = time.monotonic() + 10
+    while str(path) in run("find", f"/proc/{pid}/fd", "-ignore_readdir_race", "-printf", "%l\\n").stdout.splitlines():
+        assert time.monotonic() < end, "the server keeps it open"
+        time.sleep(0.01)
 
 
 def test_the_golomb_parameter_counts(daemons: Daemons, source: Path, target: Path) -> None:

@@ -249,7 +249,9 @@ class Client:
     def negotiate(self, version: bytes, msize: int = 65536) -> Any:
         """Sends Tversion; the Rversion, whatever it says."""
         tag = self.send(Tversion(msize, version), NOTAG)
+        self._lenient = True
         answer = self.wait(tag)
+        self._lenient = False
         if not isinstance(answer, Rversion):
             raise ServerError(getattr(answer, "ecode", 0), str(answer))
         self.msize = min(msize, answer.msize)

@@ -4,7 +4,8 @@ A frame is size[4] kind[1] body, little-endian, size counting itself; the answer
 
     e  the body again                        v  the same; a version is agreed from then on
     b  body: count[4]; so many bytes         w  the body, once the gate of that name is open, by a thread
-    h  as w, and it cannot be cancelled      f  a thread that raises OSError: its text is the answer
+    r  as b, by a thread                     h  as w, and it cannot be cancelled
+    f  a thread raises OSError, whose text is the answer
     x  a bug in advance()                    y  a bug in finish()
     !  WireError
 """
@@ -76,6 +77,8 @@ class EchoWork:
             export.most_running = max(export.most_running, export.running)
         self.begun.set()
         try:
+            if self.kind == b"r":
+                return bytes(int.from_bytes(self.name, "little"))
             if self.kind == b"f":
                 raise OSError(5, self.name.decode())
             while not export.gates[self.name].wait(0.01):
@@ -150,7 +153,7 @@ class EchoSession:
         if kind == b"!":
             raise WireError("that is no frame")
         self.versioned |= kind == b"v"
-        if kind in b"whfy":
+        if kind in b"whfyr":
             self.pending += 1
             self.works.append(EchoWork(self, kind, body))
             self._new.append(self.works[-1])

@@ -30,6 +30,7 @@ class Process:
 
     def __init__(self, command: list[str], log: Path, **spawn: Any) -> None:
         self._command, self._log = command, log
+        self._checked = 0
         with open(log, "ab") as file:
             spawn = {"preexec_fn": die_with_parent, "cwd": "/", "stdout": subprocess.PIPE, **spawn}
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file, **spawn)
@@ -100,14 +101,17 @@ class Served(Process):
         return words[2] if words[2].startswith(kind + ":") else f"{kind}:{words[2]}"
 
     def close(self) -> None:
-        """Ends it. Raises AssertionError too when it logged an exception, or ended with another status than 0."""
+        """Ends it. Raises AssertionError too when it logged an error, or ended with another status than 0."""
         super().close()
         self.check_log()
         assert self.process.returncode == 0, f"ended with status {self.process.returncode}\n{self.log()}"
 
     def check_log(self) -> None:
-        """Fails when the server logged an exception."""
-        assert "Traceback" not in self.log(), self.log()
+        """Fails when the server logged an exception or an error since the last call."""
+        log = self.log()
+        new, self._checked = log[self._checked :], len(log)
+        lines = [line for line in new.splitlines() if not line.startswith(("INFO", "WARNING", "DEBUG"))]
+        assert not lines, "\n".join(["the server logged:", *lines])
 
 
 class Diod:

@@ -267,7 +267,7 @@ def test_a_connection_of_systemd() -> None:
 def test_sockets_that_are_not_for_us() -> None:
     (said,) = _activated(1, None, lambda: [_tcp()], pid="1")
     assert "say where clients come from" in said
-    (said,) = _activated(0, None, lambda: [])
+    (said,) = _activated(0, None, list)
     assert "say where clients come from" in said
 
 

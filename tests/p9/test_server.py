@@ -236,7 +236,7 @@ async def test_the_server_rests_when_nothing_is_left_to_do(echo: Echo, no_errors
     await until(lambda: echo.export.rests > before)
 
 
-# One connection that was there before ----------------------------------------------------------------------------------
+# One connection that was there before ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -456,7 +456,7 @@ async def test_who_has_said_all_still_gets_his_answers(echo: Echo, no_errors: No
     assert await client.ended()
 
 
-# Bugs and bad clients ---------------------------------------------------------------------------------------------------
+# Bugs and bad clients -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [b"x", b"y"])
@@ -567,6 +567,24 @@ async def test_who_does_not_read_is_not_heard(
         assert not any(work.begun.is_set() for work in session.works)
         sender.cancel()
     assert session.closed == 0
+
+
+async def test_replies_do_not_pile_up_for_who_does_not_read(
+    echo: Echo, no_errors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "UNSENT_BYTES", 1 << 20)
+    await echo.start()
+    client = await echo.connect()
+    count = WORKS - 1
+    await client.send(frame(b"r", (1 << 20).to_bytes(4, "little")) * count)
+    session = await echo.session()
+    await until(lambda: session.works and session.works[-1].session.pending <= count - 2)
+    other = await echo.connect()
+    for _ in range(100):
+        assert await other.ask(b"e", b"meanwhile") == b"meanwhile"
+    assert sum(work.begun.is_set() for work in session.works) <= connection.THREADS_A_DEVICE + 2
+    for _ in range(count):
+        assert await client.answer() == (b"r", bytes(1 << 20))
 
 
 async def test_a_flooding_client_does_not_hold_up_another(echo: Echo, no_errors: None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,3 +43,21 @@ def walk(tree: Tree, path: str) -> Node:
     for name in filter(None, path.split("/")):
         node, _ = tree.lookup(node, os.fsencode(name))
     return node
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Removes a file and puts another one at its place that has the inode number of the first."""
+    inode = path.stat().st_ino
+    (os.rmdir if path.is_dir() else os.unlink)(path)
+    fillers = [path.with_name(f"filler-{n}") for n in range(60)]
+    try:
+        for filler in fillers:  # ext4 keeps the number of a file that was just removed for the last
+            make(filler)
+            if filler.lstat().st_ino == inode:
+                filler.rename(path)
+                return
+        raise AssertionError("the inode number did not come up again")
+    finally:
+        for filler in fillers:
+            if os.path.lexists(filler):
+                (os.rmdir if filler.is_dir() else os.unlink)(filler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from fusemap.qid import Entry, FullEntry
+from fusemap.qid import Entry, FullEntry, Holder
 from fusemap.table.ledger import Change, Device, Ledger, Retired
 from fusemap.table.shelf import MemoryShelf, NoRoom
 
@@ -79,6 +79,8 @@ def a_ledger(devices: int = 3, mode: str = "suffix") -> Ledger:
     ledger.apply(ledger.entry(devices + 1, "name:päck\x01\udcff at a/b", 1))
     ledger.apply(FullEntry(5, key(1), (1 << 64) - 1))
     ledger.apply(Retired(devices + 2))
+    ledger.apply(Holder(key(1), 77, 1 << 33))
+    ledger.apply(FullEntry(6, key(1), 77, 5))
     return ledger
 
 

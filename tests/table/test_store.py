@@ -183,7 +183,7 @@ def test_a_lost_snapshot_or_log_piece_is_refused(kept: bool) -> None:
     store = grown(pieces, 250)
     current = store._slot
     if not kept:
-        store._remove_slot("b" if current == "a" else "a")
+        store._slots.remove("b" if current == "a" else "a")
     logs = sorted(name for name in pieces if name.startswith("log."))
     assert len(logs) > 2
     for name in [f"{current}.0", *logs[:-1]]:

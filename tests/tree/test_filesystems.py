@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemap.table import open_table
 from fusemap.tree import Tree
 
 from ..support.house import PARTS, build_parts
@@ -77,6 +79,121 @@ def test_a_copy_of_a_disk_is_another_device(stage: Stage, caplog: pytest.LogCapt
         assert one.number != two.number
         assert one.device.key != two.device.key
     assert "copy" in caplog.text
+
+
+def copies(stage: Stage) -> tuple[Path, Path]:
+    """An image of an ext4 with a file, and a copy of it."""
+    image = stage.image("ext4")
+    at = stage.mount(image, "prepare", "-o", "loop")
+    (at / "f").write_text("f")
+    run("umount", at)
+    copy = stage.path / "copy.img"
+    run("cp", "--sparse=always", image, copy)
+    return image, copy
+
+
+def numbers_of_copies(
+    stage: Stage, images: tuple[Path, Path], order: str, walked: str, *named: str
+) -> tuple[dict[str, int], set[str]]:
+    """The numbers of a/f and b/f, and the devices that last, with both mounted in this order and walked in that one."""
+    source = stage.directory("src")
+    for name in order:
+        stage.mount(images["ab".index(name)], f"src/{name}", "-o", "loop")
+    table = open_table(source, directory=str(stage.state))
+    names = {str(source / name): f"copy-{name}" for name in named}
+    with contextlib.closing(table), contextlib.closing(Tree(source, table.mapper(), names)) as tree:
+        nodes = {name: walk(tree, f"{name}/f") for name in walked}
+        found = {name: node.number for name, node in nodes.items()}
+        lasting = {name for name, node in nodes.items() if node.device.identity.lasting}
+    for name in order:
+        run("umount", source / name)
+    return found, lasting
+
+
+@pytest.mark.parametrize("named", ["ab", "b"])
+def test_named_copies_keep_their_numbers_in_every_order(
+    stage: Stage, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = copies(stage)
+    first, lasting = numbers_of_copies(stage, images, "ab", "ab", *named)
+    assert first["a"] != first["b"]
+    assert lasting == {"a", "b"}
+    for order in ("ab", "ba"):
+        for walked in ("ab", "ba"):
+            assert numbers_of_copies(stage, images, order, walked, *named) == (first, lasting)
+    assert numbers_of_copies(stage, images, "b", "b", *named) == ({"b": first["b"]}, {"b"})
+    assert "--name" not in caplog.text
+
+
+def test_copies_without_names_are_promised_nothing_and_never_swapped(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = copies(stage)
+    seen: dict[str, set[int]] = {"a": set(), "b": set()}
+    for order, walked in (("ab", "ab"), ("ba", "ba"), ("ab", "ba"), ("ba", "ab")):
+        caplog.clear()
+        found, lasting = numbers_of_copies(stage, images, order, walked)
+        assert lasting == set()
+        for name in "ab":
+            seen[name].add(found[name])
+            assert f"--name {stage.path}/src/{name}=NAME" in caplog.text
+    assert not seen["a"] & seen["b"]
+
+
+def test_what_was_there_before_its_copy_stays_what_it_was(stage: Stage) -> None:
+    image, copy = copies(stage)
+    source = stage.directory("src")
+    stage.mount(image, "src/a", "-o", "loop")
+    with opened(source) as tree:
+        before = walk(tree, "a/f")
+        at = stage.mount(copy, "src/b", "-o", "loop")
+        new = walk(tree, "b/f")
+        assert new.number != before.number
+        assert not new.device.identity.lasting
+        assert walk(tree, "a/f") is before
+        bound = stage.bind(at, "src/c")
+        assert walk(tree, "c/f") is new
+        tree.rest()
+        run("umount", source / "a")
+        assert walk(tree, "c/f") is new
+        assert walk(tree, "b/f") is new
+        tree.rest()
+        assert os.path.ismount(bound)
+
+
+def test_the_root_goes_by_its_uuid_whatever_is_mounted_below(stage: Stage) -> None:
+    image, copy = copies(stage)
+    source = stage.mount(image, "src", "-o", "loop")
+    (source / "copy").mkdir()
+    stage.mount(copy, source / "copy", "-o", "loop")
+    with opened(source) as tree:
+        assert tree.root.device.identity.lasting
+        assert not walk(tree, "copy/f").device.identity.lasting
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs", "ramfs", "overlay"])
+def test_processes_that_walk_differently_agree(stage: Stage, kind: str) -> None:
+    """Also on a file system that is known for this session only, first met through another bind mount of it."""
+    if kind == "overlay":
+        disk = stage.overlay("disk")
+    else:
+        disk = stage.ext4("disk") if kind == "ext4" else stage.mount(kind, "disk", "-t", kind)
+    (disk / "d" / "e").mkdir(parents=True)
+    (disk / "d" / "f").write_text("f")
+    source = stage.directory("src")
+    for at, part in (("z", "."), ("b", "d"), ("a", "d/e"), ("c", ".")):
+        stage.bind(disk / part, f"src/{at}")
+    paths = ("z", "z/d", "z/d/e", "z/d/f", "b", "b/e", "b/f", "a", "c", "c/d", "c/d/e", "c/d/f")
+    found = []
+    for first in ("a", "b", "c", "z"):
+        table = open_table(source, directory=str(stage.state))
+        with contextlib.closing(table), contextlib.closing(Tree(source, table.mapper())) as tree:
+            walk(tree, first)
+            found.append(numbers(tree, *paths))
+    assert found[1:] == found[:1] * 3
+    by_path = dict(zip(paths, found[0], strict=True))
+    assert len(set(found[0])) == len(paths) - 2  # three directories, each in several places, and one file
+    assert by_path["z/d/f"] == by_path["b/f"] == by_path["c/d/f"]
 
 
 def test_a_disk_that_comes_back_has_its_old_numbers(stage: Stage) -> None:

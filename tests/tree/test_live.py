@@ -19,7 +19,7 @@ from fusemap.tree.reach import BURST_DESCRIPTORS
 from ..support import needs
 from ..support.process import ALICE, User, call_as
 from ..support.stage import Stage
-from ..support.trees import ME, descriptors, opened, walk
+from ..support.trees import ME, descriptors, opened, replace, walk
 
 CLOCK_REALTIME_COARSE = 5  # linux/time.h
 
@@ -192,24 +192,6 @@ def tick() -> None:
     now = time.clock_gettime(CLOCK_REALTIME_COARSE)
     while time.clock_gettime(CLOCK_REALTIME_COARSE) == now:
         time.sleep(0.001)
-
-
-def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Removes a file and puts another one at its place that has the inode number of the first."""
-    inode = path.stat().st_ino
-    (os.rmdir if path.is_dir() else os.unlink)(path)
-    fillers = [path.with_name(f"filler-{n}") for n in range(60)]
-    try:
-        for filler in fillers:  # ext4 keeps the number of a file that was just removed for the last
-            make(filler)
-            if filler.lstat().st_ino == inode:
-                filler.rename(path)
-                return
-        pytest.fail("the inode number did not come up again")
-    finally:
-        for filler in fillers:
-            if os.path.lexists(filler):
-                (os.rmdir if filler.is_dir() else os.unlink)(filler)
 
 
 @pytest.mark.parametrize("again", ["file", "fifo"])

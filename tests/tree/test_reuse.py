@@ -18,8 +18,8 @@ from fusemap.table import Table, open_table
 from fusemap.tree import Directory, Tree, changes
 
 from ..support.stage import Stage
-from ..support.trees import ME, opened, walk
-from .test_live import fails, replace
+from ..support.trees import ME, opened, replace, walk
+from .test_live import fails
 
 STATES = ["auto", "sqlite", "none"]
 

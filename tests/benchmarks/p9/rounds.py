@@ -84,7 +84,7 @@ class Bench:
                     first = (turn + step) % len(running)
                     for server, place in (*running[first:], *running[:first]):
                         self.tell(f"round {turn + 1} of {rounds}: {work.title}, {server.name}")
-                        values[work.key][server.name].append(self._run(work, place))
+                        values[work.key][server.name].append(self._run(work, server, place))
         return values
 
     def fids(self, rounds: int) -> Fids:
@@ -102,11 +102,15 @@ class Bench:
         settle = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
         return server.running(self._tree, self._log(server), preexec_fn=settle)
 
-    def _run(self, work: Work, server: Running) -> Value:
+    def _run(self, work: Work, server: Server, at: Running) -> Value:
         works.before(work, self._tree)
-        spent = processor_seconds(server.pid)
-        done = load.run(self._program, server.port, server.aname, work.arguments(self.shape), self._client_cpus)
-        spent = processor_seconds(server.pid) - spent
+        spent = processor_seconds(at.pid)
+        try:
+            done = load.run(self._program, at.port, at.aname, work.arguments(self.shape), self._client_cpus)
+        except OSError as error:
+            log = self._log(server).read_text(errors="replace")
+            raise OSError(f"{error}; {server.name} says:\n{log}") from None
+        spent = processor_seconds(at.pid) - spent
         works.after(work, self._tree, self.shape, int(done["msize"]))
         units = done["count"] * work.worth
         return Value(units / done["seconds"], spent * 1e6 / units, done["msize"])

@@ -128,6 +128,17 @@ class Place:
         self._undo.callback(client.close)
         return client
 
+    def mounts(self) -> list[Path]:
+        """Where the server shows other file systems below the export; skips the test when there are none."""
+        shown = []
+        for path in self.target.mounts():
+            with tempfile.TemporaryDirectory(dir=path) as inner, contextlib.suppress(ServerError):
+                self.client.clunk(self.client.walk(self.client.root, path.name, Path(inner).name))
+                shown.append(path)
+        if not shown:
+            pytest.skip("the server shows no other file systems below its export")
+        return shown
+
     def outside(self) -> Path:
         """A file on the host that is not in the export, with the content b"outside"."""
         path = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="outside-"))) / "secret"

@@ -43,7 +43,7 @@ def test_a_directory_below_the_root(place: Place, form: str) -> None:
 
 def test_a_mount_point_below_the_root(place: Place) -> None:
     only_ours(place)
-    for path in place.target.mounts():
+    for path in place.mounts():
         assert place.client.qid(place.client.attach(os.fsencode(path.name))).type == QT_DIR
 
 

@@ -72,7 +72,7 @@ def test_a_count_too_small_for_the_next_entry_is_an_error(place: Place) -> None:
         assert answer.data, "the end of the directory, before its longest name"
         found += place.client.readdir(fid, found[-1].offset if found else 0, 40)
     assert len(found) <= 2
-    rest = place.client.readdir(fid, found[-1].offset if found else 0, 300)
+    rest = place.client.readdir(fid, found[-1].offset if found else 0, 2000)
     assert names(found + rest) == on_host(place)
 
 
@@ -110,7 +110,8 @@ def test_a_cookie_that_was_never_given(many: Place, offset: int) -> None:
     fid = many.open()
     answer = many.client.ask(Treaddir(fid, offset, 8192))
     assert isinstance(answer, Rlerror) or len(answer.data) <= 8192
-    assert names(many.client.list(fid)) == on_host(many)
+    # Not by the same fid: after a seek to the end of a directory that was just opened, ext4 does not find its beginning
+    assert names(many.client.list(many.open())) == on_host(many)
 
 
 def test_the_beginning_again_shows_what_is_new(place: Place) -> None:
@@ -175,9 +176,7 @@ def test_dotdot_of_the_root_is_the_root(place: Place) -> None:
 
 
 def test_a_mount_point_has_the_qid_of_what_is_mounted(place: Place) -> None:
-    mounts = place.target.mounts()
-    if not mounts:
-        pytest.skip("nothing is mounted below the export")
+    mounts = place.mounts()
     client = place.client
     listed = {entry.name: entry for entry in client.list(client.open(client.root))}
     for path in mounts:
@@ -187,9 +186,7 @@ def test_a_mount_point_has_the_qid_of_what_is_mounted(place: Place) -> None:
 
 
 def test_dotdot_of_a_mount_point(place: Place) -> None:
-    mounts = place.target.mounts()
-    if not mounts:
-        pytest.skip("nothing is mounted below the export")
+    mounts = place.mounts()
     client = place.client
     for path in mounts:
         listed = {entry.name: entry for entry in client.list(client.open(client.root, path.name))}

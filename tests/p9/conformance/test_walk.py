@@ -150,11 +150,8 @@ def test_dotdot_ends_at_an_attached_directory(place: Place) -> None:
 
 
 def test_dotdot_from_a_mount_point_goes_to_the_outer_file_system(place: Place) -> None:
-    mounts = place.target.mounts()
-    if not mounts:
-        pytest.skip("nothing is mounted below the export")
+    mounts = place.mounts()
     for path in mounts:
-        place.client.walk(place.client.root, path.name)
         fid, qids = place.twalk(place.client.root, os.fsencode(path.name), b"..")
         assert len(qids) == 2
         assert place.client.qid(fid) == place.client.qid(place.client.root) == qids[1]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fusemap.p9.locks import MAX_WAITING, Locks
+from fusemap.p9.locks import Locks
 
-from .support import HostProcess, checked
+from .support import HostProcess, Threads, checked
 
 
 @pytest.fixture
@@ -36,10 +35,11 @@ def host(path: Path) -> Iterator[HostProcess]:
 
 
 @pytest.fixture
-def pool(locks: Locks) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Worker threads for what waits. At the end everything is cancelled, so that no failing test hangs."""
-    with concurrent.futures.ThreadPoolExecutor(MAX_WAITING) as pool:
-        try:
-            yield pool
-        finally:
-            locks.close()
+def pool(locks: Locks) -> Iterator[Threads]:
+    """Threads for what waits. At the end everything is cancelled."""
+    threads = Threads()
+    try:
+        yield threads
+    finally:
+        locks.close()
+        threads.close()

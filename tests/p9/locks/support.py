@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from fusemap.p9.locks import FLAGS_BLOCK, Locks, Waiting
 from fusemap.p9.messages import Rgetlock, Tgetlock, Tlock
@@ -18,9 +20,11 @@ from fusemap.p9.messages import Rgetlock, Tgetlock, Tlock
 from ...support.process import die_with_parent
 from ...support.trees import descriptors
 
+T = TypeVar("T")
+
 LAST = (1 << 63) - 1
 HOST = os.fsencode(os.uname().nodename)
-SOON = 30.0  # seconds; only a failure takes that long
+SOON = 20.0  # seconds; only a failure takes that long
 
 # A process of the host that does with a file what it is told: one command a line, one answer a line.
 HOLDER = """
@@ -143,6 +147,37 @@ def in_kernel(path: Path, count: int = 1) -> None:
     until(waiting, f"{count} locks wait")
 
 
+class Threads:
+    """Runs what waits, each in a thread of its own. One that does not come back fails the test and hangs nothing."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, function: Callable[[], T]) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
+        return future
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join(SOON)
+            assert not thread.is_alive(), "a thread still waits for its lock"
+
+
+def interrupter_ended() -> None:
+    """Waits until every cancelled thread is back."""
+    until(lambda: not [t for t in threading.enumerate() if t.name == "9p-locks"], "the interrupting thread ends")
+
+
 @contextlib.contextmanager
 def checked() -> Iterator[Locks]:
     """Locks that leave neither a descriptor nor a thread nor a table entry behind."""
@@ -152,7 +187,7 @@ def checked() -> Iterator[Locks]:
         yield locks
     finally:
         locks.close()
-        until(lambda: not [t for t in threading.enumerate() if t.name == "9p-locks"], "the interrupting thread ends")
+        interrupter_ended()
         until(lambda: descriptors() == before, "the descriptors are closed")
     assert locks._waiting == 0
     assert not locks._owners._owners

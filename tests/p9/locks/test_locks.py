@@ -225,6 +225,27 @@ def test_the_lock_that_begins_first_is_named_whatever_the_order_they_came(locks:
         assert sessions[0].test(RDLCK, 10 * n - 5, 0) == Rgetlock(WRLCK, 10 * n, 5, 1, f"{n}".encode())
 
 
+def test_of_several_who_share_a_range_one_is_named_with_what_he_has(locks: Locks, path: Path) -> None:
+    """Whom the kernel names, has the very range that is told, and is never the one who asks."""
+    sessions = [Session(locks, path, f"{n}") for n in range(12)]
+    held = {}
+    for n, session in enumerate(sessions):
+        held[session.name.encode()] = (n % 4, 100 - n % 3)
+        assert session.lock(RDLCK, *held[session.name.encode()]) == SUCCESS
+    for session in sessions:
+        answer = session.test(WRLCK, 10, 5)
+        assert answer.type == RDLCK
+        assert held[answer.client_id] == (answer.start, answer.length)
+        assert answer.client_id != session.name.encode()
+
+
+def test_of_two_with_the_same_range_the_other_is_named(locks: Locks, path: Path) -> None:
+    one, two = Session(locks, path, "one"), Session(locks, path, "two")
+    assert one.lock(RDLCK, 0, 10) == two.lock(RDLCK, 0, 10) == SUCCESS
+    assert one.test(WRLCK, 5, 1).client_id == b"two"
+    assert two.test(WRLCK, 5, 1).client_id == b"one"
+
+
 def test_an_open_file_description_lock_of_the_host_has_no_process(locks: Locks, path: Path) -> None:
     one, foreign = Session(locks, path, "one"), Locks()
     try:

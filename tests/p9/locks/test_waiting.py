@@ -16,12 +16,12 @@ from fusemap.p9.locks import BLOCKED, RDLCK, SUCCESS, UNLCK, WRLCK, Locks, Waiti
 from fusemap.p9.messages import Rgetlock
 
 from ...support.trees import descriptors
-from .support import SOON, HostProcess, Session, in_kernel, until
+from .support import SOON, HostProcess, Session, Threads, in_kernel, interrupter_ended, until
 
 
 @pytest.mark.parametrize("holder", ["ours", "host"])
 def test_a_waiting_lock_is_answered_by_the_unlock(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor, holder: str
+    locks: Locks, path: Path, host: HostProcess, pool: Threads, holder: str
 ) -> None:
     one, two = Session(locks, path, "one"), Session(locks, path, "two")
     delays = []
@@ -72,9 +72,7 @@ def test_a_host_process_waits_for_ours(locks: Locks, path: Path, host: HostProce
     assert host.answer()[0] == "ok"
 
 
-def test_a_wait_can_be_cancelled_at_any_moment(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor
-) -> None:
+def test_a_wait_can_be_cancelled_at_any_moment(locks: Locks, path: Path, host: HostProcess, pool: Threads) -> None:
     one = Session(locks, path, "one")
     assert host("w")
     for moment in range(60):
@@ -95,7 +93,7 @@ def test_a_wait_can_be_cancelled_at_any_moment(
 
 
 def test_a_signal_that_comes_before_the_wait_is_sent_again(
-    locks: Locks, path: Path, host: HostProcess, monkeypatch: pytest.MonkeyPatch
+    locks: Locks, path: Path, host: HostProcess, pool: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first signals arrive in the gap between the look at the flag and the system call."""
     one, entered, call = Session(locks, path, "one"), threading.Event(), ofd.wait
@@ -115,12 +113,11 @@ def test_a_signal_that_comes_before_the_wait_is_sent_again(
     monkeypatch.setattr(signal, "pthread_kill", counted)
     assert host("w")
     waiting = one.wait(WRLCK)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        future = pool.submit(waiting.run)
-        assert entered.wait(SOON)
-        waiting.cancel()
-        with pytest.raises(InterruptedError):
-            future.result(SOON)
+    future = pool.submit(waiting.run)
+    assert entered.wait(SOON)
+    waiting.cancel()
+    with pytest.raises(InterruptedError):
+        future.result(SOON)
     assert len(signals) > 3
 
 
@@ -157,9 +154,7 @@ def test_a_lock_that_was_got_before_the_cancel_is_reported(
 
 
 @pytest.mark.parametrize("end", ["clunk", "disconnect"])
-def test_a_wait_ends_with_its_fid(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor, end: str
-) -> None:
+def test_a_wait_ends_with_its_fid(locks: Locks, path: Path, host: HostProcess, pool: Threads, end: str) -> None:
     one = Session(locks, path, "one")
     assert host("w", 0, 10)
     assert one.lock(WRLCK, 20, 10) == SUCCESS
@@ -177,9 +172,7 @@ def test_a_wait_ends_with_its_fid(
     assert host("w")
 
 
-def test_a_clunk_ends_only_the_waits_of_that_fid(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor
-) -> None:
+def test_a_clunk_ends_only_the_waits_of_that_fid(locks: Locks, path: Path, host: HostProcess, pool: Threads) -> None:
     one = Session(locks, path, "one")
     assert host("w", 0, 10)
     first = pool.submit(one.wait(WRLCK, 0, 1, fid=1).run)
@@ -188,7 +181,9 @@ def test_a_clunk_ends_only_the_waits_of_that_fid(
     one.clunk(1)
     with pytest.raises(InterruptedError):
         first.result(SOON)
+    interrupter_ended()
     in_kernel(path, 1)
+    assert not second.done()
     assert host("u")
     assert second.result(SOON) == SUCCESS
     assert not host("w", 1, 1)
@@ -213,9 +208,7 @@ def test_a_lock_got_by_a_session_that_has_gone_is_given_back(
     assert host("w")
 
 
-def test_the_owner_may_go_on_while_it_waits(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor
-) -> None:
+def test_the_owner_may_go_on_while_it_waits(locks: Locks, path: Path, host: HostProcess, pool: Threads) -> None:
     one, two = Session(locks, path, "one"), Session(locks, path, "two")
     assert host("w", 0, 1)
     future = pool.submit(one.wait(WRLCK, 0, 1).run)
@@ -229,9 +222,7 @@ def test_the_owner_may_go_on_while_it_waits(
     assert two.test(RDLCK, 0, 1) == Rgetlock(WRLCK, 0, 1, 1, b"one")
 
 
-def test_many_wait_and_each_gets_its_turn(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor
-) -> None:
+def test_many_wait_and_each_gets_its_turn(locks: Locks, path: Path, host: HostProcess, pool: Threads) -> None:
     count = 3 * module.MAX_WAITING_OF_ONE
     sessions = [Session(locks, path, f"{n}") for n in range(count)]
     assert host("w")
@@ -247,7 +238,7 @@ def test_many_wait_and_each_gets_its_turn(
 
 
 def test_all_who_wait_come_back_when_everything_ends(
-    locks: Locks, path: Path, host: HostProcess, pool: concurrent.futures.ThreadPoolExecutor
+    locks: Locks, path: Path, host: HostProcess, pool: Threads
 ) -> None:
     assert host("w")
     sessions = [Session(locks, path, f"{n}") for n in range(100)]
