@@ -142,7 +142,7 @@ class Model:
             flags &= ~os.O_TRUNC
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, self.maker(user, gid))
         if not cut or not st.size:
-            return made
+            return fd, node, st
         try:  # not within open(2): the maker's rights would leave a file that was there its set-id bits
             truncate(self._identity, self.account(user, st), fd, 0)
             return fd, node, self.tree.calls.statx(fd, b"")
