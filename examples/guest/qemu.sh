@@ -16,8 +16,8 @@ set -eu
 src=$(realpath "$1")
 shift
 case "$src" in *[,\ ]*) echo "qemu.sh: QEMU cannot be told of a path with a comma or space: $src" >&2; exit 2 ;; esac
-log=${FUSEMAP_LOG:-$HOME/fusemap-guest.log} # standard error is the connection too
-server="${FUSEMAP:-fusemap} serve $src --listen fd:0,1 --security mapped-xattr --log $log"
+log=${FUSEMAP_LOG:-$HOME/fusemap-guest.log} # standard error is the connection too; ",," is QEMU's comma
+server="${FUSEMAP:-fusemap} serve $src --listen fd:0,,1 --security mapped-xattr --log $log"
 exec qemu-system-x86_64 \
     -netdev "user,id=net0,guestfwd=tcp:10.0.2.100:5640-cmd:$server" -device virtio-net-pci,netdev=net0 \
     "$@"

@@ -199,7 +199,7 @@ def _tracer(file: RawIOBase) -> Callable[[str], None]:
             file.write(line.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             failed = True
-            log.error("no more tracing: %s", error.strerror)
+            log.warning("no more tracing: %s", error.strerror)
 
     return trace
 

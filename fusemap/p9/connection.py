@@ -1,13 +1,11 @@
 """One connection: moves bytes between a channel and a session, and runs the session's work.
 
-There is one task that receives, lets the session advance and sends. It takes nothing more from a client as long as what
-was answered to him has not gone out: who does not read is not heard, and holds no memory but his own answers. Every
-call that may wait for a disk or a lock is a `Work`, run in a thread by a task of its own; its reply is sent the moment
-it is there, by that task, whatever the other one waits for. The two take turns at the channel by a lock, and only where
-it is full.
-
-A turn on the loop is one receipt, or as many requests of it as the session handles at once. Then others have theirs,
-if there are any.
+A turn (rounds.py) receives once, lets the session handle that and sends the answers, all without waiting. What a turn
+cannot finish is left to the connection's own task, and there are no turns until that has caught up: so nothing more is
+taken from a client as long as what was answered to him has not gone out, and who does not read is not heard, and holds
+no memory but his own answers. Every call that may wait for a disk or a lock is a `Work`, run in a thread by a task of
+its own; its reply is sent the moment it is there, by that task, whatever the other one waits for. The two take turns at
+the channel by a lock, and only where it is full.
 
 A work outlives its connection where it must: `Session.close()` asks it to come back, but a thread that hangs on a dead
 disk does not. Each work that was taken from a session gets exactly one run() and one finish() or fail(), also after
@@ -31,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from fusemap.p9.channel import Buffer, Channel
+from fusemap.p9.rounds import Rounds
 from fusemap.p9.session import Progress
 from fusemap.p9.wire import WireError
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TURN_BYTES: Final = 64 << 10
 UNSENT_BYTES: Final = 4 << 20
 THREADS_A_DEVICE: Final = 16
 FIRST_VERSION_SECONDS: Final = 30.0
@@ -72,6 +70,7 @@ class Shared:
     def __init__(self, works: trio.Nursery, asked: Callable[[], None]) -> None:
         self.works: Final = works
         self.asked: Final = asked
+        self.rounds: Final = Rounds(lambda: self.under_way)
         self.connections: Final[set[Connection]] = set()
         self.under_way = 0
         self.seldom: Final = Seldom()
@@ -86,10 +85,6 @@ class Shared:
         if limiter is None:
             limiter = self._limiters[key] = _limited(key)
         return limiter
-
-    def alone(self) -> bool:
-        """Whether nobody else can be waiting for a turn."""
-        return len(self.connections) == 1 and not self.under_way
 
 
 class Connection:
@@ -108,6 +103,10 @@ class Connection:
         self._finish = trio.Event()
         self._limiters: dict[str, trio.CapacityLimiter] = {}
         self._over = False
+        self._progress = Progress.HUNGRY
+        self._stirred = trio.Event()
+        self._failed: Exception | None = None
+        self._at_end = False
         shared.connections.add(self)
 
     async def run(self, patience: float = FIRST_VERSION_SECONDS) -> None:
@@ -136,48 +135,74 @@ class Connection:
     # The conversation -------------------------------------------------------------------------------------------------
 
     async def _converse(self) -> None:
-        session, shared, scope = self._session, self._shared, self._scope
-        taken = 0
-        while True:
-            count = self._receive()
-            if count < 0:
-                taken = 0
-                await trio.lowlevel.wait_readable(self._channel.reader)
-                continue
-            if not count:
-                break
-            if taken and (taken >= TURN_BYTES or not shared.alone()):
-                taken = 0
-                await trio.lowlevel.checkpoint()
-            taken += count
-            shared.asked()
-            session.received(count)
-            while await self._advance():
-                pass
-            if scope.deadline != math.inf and session.versioned:
-                scope.deadline = math.inf
+        rounds, reader = self._shared.rounds, self._channel.reader
+        while not self._at_end:
+            self._stirred = trio.Event()
+            try:
+                rounds.watch(reader, self._turn)
+                await self._stirred.wait()
+            except PermissionError:  # a file: it can be read at any time (epoll_ctl(2))
+                while not self._stirred.is_set():
+                    self._turn()
+                    await trio.lowlevel.checkpoint()
+            except OSError as error:
+                raise _Ended(f"receiving: {error.strerror}") from error
+            finally:
+                rounds.unwatch(reader)
+            if self._failed is not None:
+                raise self._failed
+            await self._sent()
+            if self._progress is not Progress.HUNGRY:
+                await self._catch_up()
         # It has said all it has to say, and may still read.
         while self._under_way:
             await self._until_finished()
         await self._sent()
 
-    async def _advance(self) -> bool:
-        """Lets the session handle what is there, once; whether there is more to be handled."""
+    def _turn(self) -> None:
+        """Receives once and answers, as far as that goes without waiting; otherwise stirs the task."""
         session = self._session
-        progress = session.advance()
+        try:
+            count = self._receive()
+            if count < 0:
+                return
+            if not count:
+                self._at_end = True
+                self._stir()
+                return
+            self._shared.asked()
+            session.received(count)
+            if not self._advance() or self._progress is not Progress.HUNGRY:
+                self._stir()
+        except Exception as error:
+            self._failed = error
+            self._stir()
+        if session.versioned and self._scope.deadline != math.inf:
+            self._scope.deadline = math.inf
+
+    def _stir(self) -> None:
+        self._shared.rounds.unwatch(self._channel.reader)
+        self._stirred.set()
+
+    def _advance(self) -> bool:
+        """Lets the session handle what is there, once; whether all answers could be sent."""
+        session = self._session
+        self._progress = session.advance()
         for work in session.work():
             self._under_way += 1
             self._shared.under_way += 1
             self._shared.works.start_soon(self._run, work)
-        if not self._send(session.outgoing()):
-            await self._sent()
-        if progress is Progress.HUNGRY:
-            return False
-        if progress is Progress.BUSY:
-            await self._until_finished()
-        else:
-            await trio.lowlevel.checkpoint()
-        return True
+        return self._send(session.outgoing())
+
+    async def _catch_up(self) -> None:
+        """Lets the session handle all that is there, in as many turns as it takes."""
+        while self._progress is not Progress.HUNGRY:
+            if self._progress is Progress.BUSY:
+                await self._until_finished()
+            else:
+                await trio.lowlevel.checkpoint()
+            if not self._advance():
+                await self._sent()
 
     def _receive(self) -> int:
         """How many bytes came; 0 at the end, -1 when there are none for now."""

@@ -8,7 +8,6 @@ fids that are none, names that are not plain. Each gives None then, before it ha
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
 from stat import S_IFDIR, S_IFLNK
@@ -70,11 +69,10 @@ def clunk_frame(session: Session, buffer: bytearray, start: int, size: int, tag:
         return None
     (number,) = _FID.unpack_from(buffer, start)
     fid = session.fids.get(number)
-    if fid is None or fid.io is not None or fid.remove_at_clunk:
+    if fid is None or fid.io is not None or fid.remove_at_clunk or session.tree.keeps(fid.node):
         return None
     kept = session.let_go(session.drop_fid(number))
-    if kept is not None:
-        os.close(kept)
+    assert kept is None
     return _CLUNKED.pack(7, _RCLUNK, tag)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFSOCK
 from typing import TYPE_CHECKING, Final
 
@@ -97,29 +98,35 @@ def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, si
     export, model = session.export, session.model
     left, at = min(size, LISTED_AT_ONCE), listing.cookie
     parts: list[bytes] = []
-    for entry, number, st in listing.stats(at, fid.root):
-        _, cookie, _, name = entry
-        if name in (b".", b".."):
+    try:
+        for entry, number, st in listing.stats(at, fid.root):
+            _, cookie, _, name = entry
+            if name in (b".", b".."):
+                at = cookie
+                continue
+            if st is None:
+                st = _nothing_known()
+            try:
+                seen = model.shown_entry(listing, name, st)
+                qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
+                target = partial(model.readlink_at, listing, name)
+                made = record(session, name, qid, seen, target)
+            except FileNotFoundError:  # removed since it was looked at
+                at = cookie
+                continue
+            data = encode_record(made, session.dialect)
+            if len(data) > left:
+                listing.reject(entry, at)
+                if not parts and len(data) > size:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+                break
+            parts.append(data)
+            left -= len(data)
             at = cookie
-            continue
-        if st is None:
-            st = _nothing_known()
-        try:
-            seen = model.shown_entry(listing, name, st)
-            qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
-            made = record(session, name, qid, seen, lambda name=name: model.readlink_at(listing, name))  # type: ignore[misc]
-        except FileNotFoundError:  # removed since it was looked at
-            at = cookie
-            continue
-        data = encode_record(made, session.dialect)
-        if len(data) > left:
-            listing.reject(entry, at)
-            if not parts and len(data) > size:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            break
-        parts.append(data)
-        left -= len(data)
-        at = cookie
+    except OSError:
+        if not parts:
+            raise
+        # What was read so far is sent; asked to go on, the same entry fails again, and then it is an error.
     answer = b"".join(parts)
     listing.cookie, listing.offset = at, offset + len(answer)
     return answer

@@ -82,19 +82,12 @@ class Server:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until a signal comes or nothing is left that could bring a request."""
-        await self._run(ready)
-
-    def stop(self) -> None:
-        """Closes the listeners and every connection; `run` returns when no call is under way any more."""
-        self._clients.cancel()
-        close_all(self._sources)  # now, so that nobody begins to wait for a server that is ending
-
-    async def _run(self, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as everything:
             await everything.start(self._heed_signals, everything.cancel_scope)
             everything.start_soon(self._rest.run)
             async with trio.open_nursery() as works:
                 self._shared = Shared(works, self._rest.asked)
+                everything.start_soon(self._shared.rounds.run)
                 try:
                     with self._clients:
                         async with trio.open_nursery() as clients:
@@ -109,6 +102,11 @@ class Server:
                 if self._shared.under_way:
                     log.info("waiting for %d calls under way", self._shared.under_way)
             everything.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Closes the listeners and every connection; `run` returns when no call is under way any more."""
+        self._clients.cancel()
+        close_all(self._sources)  # now, so that nobody begins to wait for a server that is ending
 
     async def _heed_signals(
         self, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

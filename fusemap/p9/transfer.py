@@ -112,9 +112,9 @@ def create_fid(session: Session, fid: Fid, name: bytes, flags: int, mode: int, g
     parent = directory(fid)
     if fid.io is not None:
         raise fail(errno.EBADF)
-    made = True
+    name, made = new_name(name), True
     try:
-        fd, node, st = model.create(fid.user, parent, new_name(name), flags | os.O_EXCL, mode, gid)
+        fd, node, st = model.create(fid.user, parent, name, flags | os.O_EXCL, mode, gid)
     except FileExistsError:
         if flags & os.O_EXCL:
             raise

@@ -209,9 +209,9 @@ def encode_record(record: StatRecord, dialect: Dialect) -> bytes:
 
 def describe(message: Message, tag: int) -> str:
     """One line for a person: name, tag, fields; QIDs as type/version/path."""
-    kinds = _kinds(type(message))
-    fields = [f"{name}={_shown(value, kind)}" for (name, kind), value in zip(kinds, message, strict=True)]
-    return " ".join((type(message).__name__, f"tag={tag}", *fields))
+    row: type = type(message)
+    fields = [f"{name}={_shown(value, kind)}" for (name, kind), value in zip(_kinds(row), message, strict=True)]
+    return " ".join((row.__name__, f"tag={tag}", *fields))
 
 
 @functools.cache

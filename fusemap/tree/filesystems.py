@@ -135,6 +135,10 @@ class FileSystems:
         kinds.update(mount.kind for mount in self._mounts.values())
         return any(is_remote(kind) for kind in kinds)
 
+    def mount(self, mount_id: int) -> Mount | None:
+        """The mount with this id, None where it was not met."""
+        return self._mounts.get(mount_id)
+
     def knows(self, mount_id: int) -> bool:
         """Whether the mount with this id was met."""
         return mount_id in self._mounts

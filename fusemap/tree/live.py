@@ -216,7 +216,8 @@ class Tree(Reach):
         if self._is(self.root, st):
             return self.root
         key = self.filesystems.key(st, True)
-        number = None if key is None else self._known_number(self.root.mount, key, st.ino, handle)
+        mount = self.filesystems.mount(st.mnt_id)
+        number = None if key is None or mount is None else self._known_number(mount, key, st.ino, handle)
         return None if number is None else self._nodes.get(number)
 
     def number_above(self, node: Node, fd: int) -> tuple[int, Stat]:
@@ -227,7 +228,8 @@ class Tree(Reach):
         if self._is(self.root, st):
             return self.root.number, st
         handle = self.handle_of(fd, b"..", st) if self.by_generation else None
-        return self.filesystems.number(lambda key, inode: self._number(node.mount, key, inode, handle), st, node), st
+        mount = self.filesystems.mount(st.mnt_id) or node.mount
+        return self.filesystems.number(lambda key, inode: self._number(mount, key, inode, handle), st, node), st
 
     def renamed(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes, exchanged: bool) -> None:
         """Tells nodes that are known by their place of a rename that went through the tree."""

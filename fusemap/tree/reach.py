@@ -122,6 +122,10 @@ class Reach:
         self._opened.setdefault(node, []).insert(0, fd)
         return True
 
+    def keeps(self, node: Node) -> bool:
+        """Whether `node` has lost its last name and is held on to."""
+        return node in self._kept
+
     def let_go(self, node: Node) -> int:
         """No client knows `node` any more: the descriptor by which it was kept, for closing; -1 if it was not."""
         fd = self._kept.pop(node, -1)

@@ -106,12 +106,14 @@ def test_a_wrong_reply_ends_the_measurement(program: Path, make: Callable[[bytes
         return frame(101, request[5:7], request[7:]) if request[4] == 100 else make(request[5:7])
 
     with answering(answer) as port, pytest.raises(OSError, match=sentence):
-        load.run(program, port, "", ["getattr", "many", "10", "1", "1"])
+        load.run(program, port, "", ["getattr", "many", "10", "10", "1", "1"])
 
 
 def test_bad_words_are_told(program: Path) -> None:
-    done = subprocess.run([program, "1", "", "walk", "many", "0", "1"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "load: word 5 must be a number above 0\n")
+    done = subprocess.run(
+        [program, "1", "", "walk", "many", "9", "0", "1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "load: word 6 must be a number above 0\n")
 
 
 def test_verdicts_are_told_from_the_medians() -> None:

@@ -7,6 +7,8 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 from ..support import needs
 from ..support.process import attempt, run
 from ..support.stage import FUSEMAP, Stage
@@ -84,3 +86,27 @@ def test_two_hundred_devices_that_are_known_by_name(stage: Stage) -> None:
     first = numbers(names)
     assert len(set(first.values())) == len(first)
     assert numbers(names[::-1]) == first
+
+
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_writing_to_a_file_of_an_overlays_lower_layer(stage: Stage, cache: str) -> None:
+    """It is copied to the upper layer by that, and stays the same file for whoever has it open, and with its number."""
+    needs.fuse()
+    source = stage.overlay("src")
+    mounted = stage.fusemap(source, "--cache", cache)
+    path = mounted / "from-0"
+    before = path.stat()
+    with open(path) as held, open(path, "r+") as file:
+        file.write("LAYER")
+        file.flush()
+        assert held.read() == "LAYER 0"
+        assert os.fstat(file.fileno()).st_ino == before.st_ino
+        path.chmod(0o600)
+        assert os.fstat(held.fileno()).st_mode == path.stat().st_mode
+    assert path.read_text() == "LAYER 0"
+    assert path.stat().st_ino == before.st_ino
+    os.rename(path, mounted / "renamed")
+    assert (mounted / "renamed").read_text() == "LAYER 0"
+    assert (mounted / "renamed").stat().st_ino == before.st_ino
+    assert mounted.unmount() == 0
+    assert "to another file" not in mounted.log()

@@ -123,7 +123,7 @@ class Diod:
 
     def __init__(self, source: Path, scratch: Path) -> None:
         needs.tools("diod")
-        self._command = ["diod", "-f", "-n", "-L", "stderr", "-c", "/dev/null", "-e", str(source), "-r", "0", "-w", "0"]
+        self._command = ["diod", "-f", "-n", "-N", "-L", "stderr", "-c", "/dev/null", "-e", str(source), "-r", "0", "-w", "0"]
         self._log = scratch / "diod.log"
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(scratch / "diod.socket"))

@@ -444,8 +444,9 @@ SCENES: Final = {
 INHERITS: Final = ("set-group-id", "default acl")
 
 
-_ON_EXT4: Final = [("ext4", user, scene) for scene in SCENES for user in (ALICE, BOB, MEMBER, ROOT)]
-_ELSEWHERE: Final = [(kind, user, s) for kind in KINDS[1:] for user in (ALICE, MEMBER) for s in ("the team's", *INHERITS)]
+_WHO: Final = {ALICE: [*SCENES], MEMBER: [*SCENES], BOB: ["open", "sticky", "alice's"], ROOT: ["open", "sticky"]}
+_ON_EXT4: Final = [("ext4", user, scene) for user, scenes in _WHO.items() for scene in scenes]
+_ELSEWHERE: Final = [(kind, user, scene) for kind in KINDS[1:] for user in (ALICE, MEMBER) for scene in INHERITS]
 
 
 @pytest.mark.parametrize(("source", "user", "scene"), _ON_EXT4 + _ELSEWHERE, indirect=["source"])
@@ -471,14 +472,14 @@ def test_passthrough_is_what_the_host_does(source: Path, user: User, scene: str)
             try:
                 os.chdir(str(number))
             except PermissionError:
-                found[deed] = outcome(lambda: os.chdir(f"{number}/."))  # noqa: B023
+                found[deed] = outcome(lambda: os.chdir(f"{number}/."))
                 continue
-            found[deed] = outcome(lambda: DEEDS[deed](OnHost()))  # noqa: B023
+            found[deed] = outcome(lambda: DEEDS[deed](OnHost()))
         return found
 
     expected = call_as(user.with_umask(0), on_host)
     with exported(shown, "passthrough") as export, Inside(export, user.uid) as client:
-        came = {deed: outcome(lambda: DEEDS[deed](ByClient(client, str(n)))) for n, deed in numbered.items()}  # noqa: B023
+        came = {deed: outcome(lambda: DEEDS[deed](ByClient(client, str(n)))) for n, deed in numbered.items()}
     if scene == "not to be searched" and user is not ROOT:
         # One cannot change into it, but what is asked of the directory itself is answered.
         expected["names"] = call_as(user, lambda: OnHost().names(str(plain / str(list(DEEDS).index("names")))))
@@ -487,3 +488,341 @@ def test_passthrough_is_what_the_host_does(source: Path, user: User, scene: str)
         one, two = describe_tree(shown / str(number), False), describe_tree(plain / str(number), False)
         assert one == two, "\n".join([deed, *differences(one, two)])
         assert describe(shown / str(number)) == describe(plain / str(number))
+
+
+# Who is who ---------------------------------------------------------------------------------------------------------
+
+
+def owner(path: Path) -> tuple[int, int]:
+    """User and group of a file."""
+    st = path.lstat()
+    return st.st_uid, st.st_gid
+
+
+def owner_of_new(client: Inside, source: Path, gid: int = m.NONUNAME) -> tuple[int, int]:
+    """Whose a file is that the client makes in the root."""
+    client.make("new", gid=gid)
+    found = owner(source / "new")
+    (source / "new").unlink()
+    return found
+
+
+@dialects
+@pytest.mark.parametrize(
+    ("uname", "uid", "expected"),
+    [
+        (b"alice", None, (ALICE.uid, ALICE.gid)),
+        (b"61002", None, (BOB.uid, BOB.gid)),
+        (b"", ALICE.uid, (ALICE.uid, ALICE.gid)),
+        (b"bob", ALICE.uid, (ALICE.uid, ALICE.gid)),  # the number goes before the name
+        (b"nobody-knows-him", ALICE.uid, (ALICE.uid, ALICE.gid)),
+        (b"61009", None, (STRANGER.uid, NOBODY)),
+        (b"", STRANGER.uid, (STRANGER.uid, NOBODY)),
+        (b"", 0, (0, 0)),
+        (b"root", None, (0, 0)),
+        (b"", 0xFFFFFFFE, (0xFFFFFFFE, NOBODY)),
+        (b"", None, (NOBODY, NOBODY)),
+        (b"nobody-knows-him", None, errno.EPERM),
+        (b"alice\0", None, errno.EPERM),
+        (b"\xff\xfe", None, errno.EPERM),
+        (b"4294967295", None, errno.EPERM),
+        (b"-1", None, errno.EPERM),
+        (b"9" * 5000, None, errno.EPERM),
+    ],
+)
+def test_attached_as(
+    source: Path, dialect: Dialect, uname: bytes, uid: int | None, expected: tuple[int, int] | int
+) -> None:
+    source.chmod(0o777)
+    if dialect is Dialect.BASE and uid is not None:
+        return  # has no number
+    number = m.NONUNAME if uid is None else uid
+    with exported(source, "passthrough") as export, Inside(export, dialect=dialect, attach=False) as client:
+        client.root = client.new()
+        message = m.Tattach(client.root, m.NOFID, uname, b"", number)
+        if isinstance(expected, int):
+            with refused(expected):
+                client.ask(message)
+        else:
+            client.ask(message)
+            assert owner_of_new(client, source) == expected
+    # Under none a name that says nothing to this host is the server's own user.
+    with exported(source, "none") as export, Inside(export, dialect=dialect, attach=False) as client:
+        client.root = client.new()
+        client.ask(m.Tattach(client.root, m.NOFID, uname, b"", number))
+        unknown = isinstance(expected, int) or (not uname and uid is None)
+        assert owner_of_new(client, source) == ((0, 0) if unknown else expected)
+
+
+def test_groups_are_those_of_the_host(source: Path) -> None:
+    """Which groups a user is in, this host knows; a client cannot put him into others."""
+    os.chown(source, 0, TEAM)
+    source.chmod(0o770)
+    with exported(source, "passthrough") as export:
+        with Inside(export, MEMBER.uid) as client:
+            assert owner_of_new(client, source) == (MEMBER.uid, MEMBER.gid)
+            for gid in (MEMBER.gid, TEAM, OTHER_TEAM):
+                assert owner_of_new(client, source, gid) == (MEMBER.uid, gid)
+            for gid in (0, ALICE.gid, 4):  # not his: his own is taken
+                assert owner_of_new(client, source, gid) == (MEMBER.uid, MEMBER.gid)
+        with Inside(export, ALICE.uid) as client:
+            for gid in (m.NONUNAME, TEAM, 0):
+                with refused(errno.EACCES):
+                    client.make("new", gid=gid)
+        with Inside(export, 0) as client:
+            assert owner_of_new(client, source, TEAM) == (0, TEAM)
+            assert owner_of_new(client, source, 12345) == (0, 12345)
+
+
+def test_the_group_of_whom_the_host_does_not_know(source: Path) -> None:
+    """Only the client can tell; but not one that may attach as one local user alone."""
+    source.chmod(0o777)
+    with exported(source, "passthrough") as export:
+        with Inside(export, STRANGER.uid) as client:
+            assert owner_of_new(client, source, 12345) == (STRANGER.uid, 12345)
+        with Inside(export, STRANGER.uid, peer=STRANGER.uid) as client:
+            for gid in (0, TEAM, 12345):
+                assert owner_of_new(client, source, gid) == (STRANGER.uid, NOBODY)
+        os.chown(source, 0, 0)
+        source.chmod(0o775)
+        with Inside(export, STRANGER.uid, peer=STRANGER.uid) as client, refused(errno.EACCES):
+            client.make("new", gid=0)
+
+
+@dialects
+@pytest.mark.parametrize("model", ["none", "passthrough"])
+def test_a_peer_attaches_as_himself(source: Path, dialect: Dialect, model: str) -> None:
+    source.chmod(0o777)
+    with exported(source, model) as export:
+        with Inside(export, ALICE.uid, dialect, uname=b"alice", peer=ALICE.uid) as client:
+            assert owner_of_new(client, source) == (ALICE.uid, ALICE.gid)
+            for uname in (b"bob", b"root", b"0", b"61002", b"", b"nobody-knows-him"):
+                for aname in (b"", b"ctl"):
+                    with refused(errno.EPERM):
+                        client.ask(m.Tattach(client.new(), m.NOFID, uname, aname))
+            if dialect is not Dialect.BASE:
+                for uid in (0, BOB.uid):
+                    with refused(errno.EPERM):
+                        client.ask(m.Tattach(client.new(), m.NOFID, b"alice", b"", uid))
+            client.attach(ALICE.uid, b"", b"alice")
+            client.attach(ALICE.uid, b"ctl", b"alice")
+
+
+def test_an_attach_by_passthrough_needs_the_right_to_go_there(source: Path) -> None:
+    (source / "alice's" / "below").mkdir(parents=True)
+    os.chown(source / "alice's", ALICE.uid, ALICE.gid)
+    (source / "alice's").chmod(0o700)
+    with exported(source, "passthrough") as export, Inside(export, attach=False) as client:
+        for uid in (ALICE.uid, 0):
+            client.attach(uid, b"alice's/below")
+        with refused(errno.EACCES):
+            client.attach(BOB.uid, b"alice's/below")
+
+
+# None ---------------------------------------------------------------------------------------------------------------
+
+
+@on_each_disk
+def test_none_makes_for_the_user_with_the_servers_rights(source: Path) -> None:
+    """The client has checked already: nothing is refused, and what is made is the user's."""
+    furnish(source)
+    source.chmod(0o700)
+    with exported(source) as export, Inside(export, BOB.uid) as client:
+        client.make("new", b"content", 0o4751)
+        assert oct((source / "new").stat().st_mode) == oct(stat.S_IFREG | 0o751)  # writing has taken set-user-id away
+        client.clunk(client.create("script-2", mode=0o4751))
+        assert oct((source / "script-2").stat().st_mode) == oct(stat.S_IFREG | 0o4751)
+        client.ask(m.Tmkdir(client.root, b"dir", 0o1730, TEAM))
+        client.ask(m.Tsymlink(client.root, b"sym", b"nowhere", TEAM))
+        client.ask(m.Tmknod(client.root, b"fifo", stat.S_IFIFO | 0o640, 0, 0, TEAM))
+        client.ask(m.Tmknod(client.root, b"null", stat.S_IFCHR | 0o640, 1, 3, TEAM))
+        for name in ("dir", "sym", "fifo", "null"):
+            assert owner(source / name) == (BOB.uid, TEAM)
+        assert owner(source / "new") == (BOB.uid, BOB.gid)
+        assert stat.S_IMODE((source / "dir").stat().st_mode) == 0o1730
+        assert (source / "null").stat().st_rdev == os.makedev(1, 3)
+        do = ByClient(client, "")
+        do.chmod("file", 0o600)
+        do.chown("file", BOB.uid, TEAM)
+        do.set_times("file", LONG_AGO)
+        do.touch("ours")
+        do.truncate("ours", 1)
+        do.write("d/inner", b"bob's now")
+        do.set_xattr("other", "user.x", b"y")
+        do.set_xattr("ours", ACL_ACCESS, FOR_BOB)
+        do.rename("d/inner", "moved")
+        do.unlink("acl")
+        assert owner(source / "file") == (BOB.uid, TEAM)
+        assert (source / "file").stat().st_mtime_ns == LONG_AGO
+        assert (source / "moved").read_bytes() == b"bob's nowf d/inner"
+
+
+@on_each_disk
+@pytest.mark.parametrize("model", ["none", "passthrough"])
+def test_the_servers_umask_and_the_directorys_rules(source: Path, model: str) -> None:
+    """Modes are as the client says, whatever umask the server has; set-group-id and default ACLs are obeyed."""
+    os.chown(source, 0, TEAM)
+    source.chmod(0o2777)
+    (source / "inherits").mkdir()
+    (source / "inherits").chmod(0o777)
+    os.setxattr(source / "inherits", ACL_DEFAULT, INHERITED)
+    before = os.umask(0o077)
+    try:
+        with exported(source, model) as export, Inside(export, ALICE.uid) as client:
+            client.make("file", mode=0o666, gid=ALICE.gid)
+            client.ask(m.Tmkdir(client.root, b"dir", 0o777, ALICE.gid))
+            client.make("inherits/file", mode=0o666)
+            client.ask(m.Tmkdir(client.walk("inherits"), b"dir", 0o777, m.NONUNAME))
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((source / "file").stat().st_mode) == 0o666
+    assert stat.S_IMODE((source / "dir").stat().st_mode) == 0o2777
+    assert owner(source / "file") == owner(source / "dir") == (ALICE.uid, TEAM)
+    expected = acl((USER_OBJ, 6, _ANY), (USER, 5, BOB.uid), (GROUP_OBJ, 5, _ANY), (MASK, 6, _ANY), (OTHER, 0, _ANY))
+    assert os.getxattr(source / "inherits" / "file", ACL_ACCESS) == expected
+    assert os.getxattr(source / "inherits" / "dir", ACL_DEFAULT) == INHERITED
+
+
+# Without root -------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_root(source: Path) -> None:
+    """Under none it does what it may; all that is made is its own, and a wish for another owner is let pass."""
+    furnish(source)
+    os.chown(source, ALICE.uid, ALICE.gid)
+    (source / "closed").mkdir(0o700)
+
+    def work() -> dict[str, Any]:
+        with exported(source) as export, Inside(export, BOB.uid) as client:
+            do = ByClient(client, "")
+            do.create("new", 0o640)
+            do.mkdir("dir", 0o750)
+            do.write("new", b"content")
+            do.chown("new", BOB.uid, TEAM)
+            do.rename("new", "dir/moved")
+            do.link("file", "second")
+            do.truncate("file", 3)
+            do.set_xattr("file", "user.x", b"y")
+            do.set_times("file", LONG_AGO)
+            return {
+                "read": do.read("dir/moved"),
+                "not his": outcome(lambda: do.write("other", b"x")),
+                "not his either": outcome(lambda: do.chmod("other", 0o600)),
+                "closed": outcome(lambda: do.names("closed")),
+                "in closed": outcome(lambda: client.walk("closed/x")),
+                "device": outcome(lambda: do.mknod("null", stat.S_IFCHR | 0o600, os.makedev(1, 3))),
+            }
+
+    came = call_as(ALICE, work)
+    failed = {what: getattr(value, "errno", None) for what, value in came.items()}
+    assert came["read"] == b"content"
+    assert failed == {
+        "read": None, "not his": "EACCES", "not his either": "EPERM", "closed": "EACCES", "in closed": "EACCES",
+        "device": "EPERM",
+    }  # fmt: skip
+    assert owner(source / "dir" / "moved") == (ALICE.uid, ALICE.gid)
+    assert (source / "file").stat().st_mtime_ns == LONG_AGO
+
+
+def test_passthrough_needs_root(source: Path) -> None:
+    def work() -> str:
+        tree = Tree(source, Mapper("suffix"))
+        try:
+            MODELS["passthrough"](tree)
+        except Refused as error:
+            return str(error)
+        finally:
+            tree.close()
+        return ""
+
+    said = call_as(ALICE, work)
+    assert "root" in said
+    assert "none" in said  # what to do instead
+
+
+# Read-only ----------------------------------------------------------------------------------------------------------
+
+
+def changing(client: Inside) -> Iterator[Any]:
+    """Every message of the client's dialect that changes anything, each with fids of its own."""
+    most = m.NONUNAME
+    if client.dialect is Dialect.LINUX:
+        for flags in (O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC, O_WRONLY | O_TRUNC):
+            yield m.Tlopen(client.walk("file"), flags)
+        yield m.Tlcreate(client.walk(), b"new", O_RDWR, 0o644, most)
+        yield m.Tlcreate(client.walk(), b"file", O_RDONLY, 0o644, most)
+        yield m.Tsymlink(client.root, b"new", b"target", most)
+        yield m.Tmknod(client.root, b"new", stat.S_IFREG | 0o644, 0, 0, most)
+        yield m.Tmkdir(client.root, b"new", 0o755, most)
+        yield m.Tlink(client.root, client.walk("file"), b"new")
+        yield m.Trename(client.walk("file"), client.root, b"new")
+        yield m.Trenameat(client.root, b"file", client.root, b"new")
+        yield m.Tunlinkat(client.root, b"file", 0)
+        yield m.Tunlinkat(client.root, b"empty", AT_REMOVEDIR)
+        for bit in range(7):
+            yield setattr_message(client.walk("file"), 1 << bit, size=1)
+        yield m.Txattrcreate(client.walk("file"), b"user.x", 1, 0)
+        yield m.Txattrcreate(client.walk("file"), b"user.here", 0, os.XATTR_REPLACE)
+    else:
+        for mode in (1, 2, 0x10, 0x11, 0x40):
+            yield m.Topen(client.walk("file"), mode)
+        yield m.Tcreate(client.walk(), b"new", 0o644, 0, b"")
+        yield m.Tcreate(client.walk(), b"new", 0x80000000 | 0o755, 0, b"")
+        for change in ({"mode": 0o600}, {"mtime": 1}, {"length": 1}, {"name": b"new"}, {"gid": b"team"}):
+            yield m.Twstat(client.walk("file"), NOTHING_CHANGED._replace(**change))
+    if client.dialect is Dialect.UNIX:
+        yield m.Tcreate(client.walk(), b"new", 0x02000000 | 0o777, 0, b"target")
+        yield m.Tcreate(client.walk(), b"new", 0x01000000 | 0o644, 0, b"%d" % client.walk("file"))
+        yield m.Tcreate(client.walk(), b"new", 0x00200000 | 0o644, 0, b"")
+        yield m.Twstat(client.walk("file"), NOTHING_CHANGED._replace(n_uid=BOB.uid))
+    yield m.Tremove(client.walk("file"))
+    yield m.Tremove(client.walk("empty"))
+
+
+@dialects
+@pytest.mark.parametrize("model", MODELS)
+def test_read_only(source: Path, model: str, dialect: Dialect) -> None:
+    furnish(source)
+    before = describe_tree(source)
+    with exported(source, model, read_only=True) as export, Inside(export, dialect=dialect) as client:
+        for message in changing(client):
+            with refused(errno.EROFS):
+                client.ask(message)
+        assert client.content("file") == b"content of file"
+        fid = client.open("file")
+        with refused(errno.EBADF, errno.EROFS):
+            client.write(fid, b"x")
+    assert describe_tree(source) == before
+
+
+@dialects
+@pytest.mark.parametrize("model", MODELS)
+def test_what_read_only_refuses_is_done_otherwise(source: Path, model: str, dialect: Dialect) -> None:
+    """That the list above is one of requests that change something, and are refused for no other reason."""
+    with exported(source, model) as export, Inside(export, dialect=dialect) as client:
+        count = len(list(_first(source, client)))
+        for index in range(count):
+            with Inside(export, dialect=dialect) as fresh:
+                message = list(_first(source, fresh))[index]
+                before = _seen(source)
+                fresh.ask(message)
+                if (isinstance(message, m.Topen) and message.mode == 0x40) or isinstance(message, m.Txattrcreate):
+                    assert isinstance(message, m.Topen) or not message.attr_size or fresh.write(message.fid, b"x") == 1
+                    fresh.clunk(message.fid)
+                writes = isinstance(message, (m.Tlopen, m.Topen))
+                opened_only = isinstance(message, m.Tlcreate) and message.name == b"file"
+                assert _seen(source) != before or writes or opened_only, message
+
+
+def _first(source: Path, client: Inside) -> Iterator[Any]:
+    """The messages, in a tree that is as it was."""
+    for path in source.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    furnish(source)
+    return changing(client)
+
+
+def _seen(source: Path) -> dict[str, Any]:
+    """What a tree is like, with the times of all and of the status."""
+    return {str(path): (path.lstat()[:], path.lstat().st_ctime_ns) for path in sorted(source.rglob("*"))}

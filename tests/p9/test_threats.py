@@ -117,15 +117,15 @@ def names_of(client: Inside, fid: int) -> dict[str, Callable[[bytes], Any]]:
     if client.dialect is not Dialect.LINUX:
         messages |= {
             "create": lambda name: m.Tcreate(client.walk("", fid), name, 0o644, 1, b""),
-            "create dir": lambda name: m.Tcreate(client.walk("", fid), name, 0x80000755, 0, b""),
+            "create dir": lambda name: m.Tcreate(client.walk("", fid), name, 0x80000000 | 0o755, 0, b""),
             "wstat": lambda name: m.Twstat(file, NOTHING_CHANGED._replace(name=name)),
         }
     if client.dialect is Dialect.UNIX:
         messages |= {
-            "symlink": lambda name: m.Tcreate(client.walk("", fid), name, 0x02000777, 0, b"target"),
+            "symlink": lambda name: m.Tcreate(client.walk("", fid), name, 0x02000000 | 0o777, 0, b"target"),
             "link": lambda name: m.Tcreate(client.walk("", fid), name, 0x01000000, 0, b"%d" % file),
-            "device": lambda name: m.Tcreate(client.walk("", fid), name, 0x00800644, 0, b"c 1 3"),
-            "fifo": lambda name: m.Tcreate(client.walk("", fid), name, 0x00200644, 0, b""),
+            "device": lambda name: m.Tcreate(client.walk("", fid), name, 0x00800000 | 0o644, 0, b"c 1 3"),
+            "fifo": lambda name: m.Tcreate(client.walk("", fid), name, 0x00200000 | 0o644, 0, b""),
         }
     if client.dialect is Dialect.LINUX:
         messages |= {
@@ -158,8 +158,7 @@ def test_what_is_no_name(disk_ground: Ground, model: str, dialect: Dialect) -> N
                     continue  # "don't touch"
                 reply = client.say(message(name))
                 if what.startswith("walk") and name in (b".", b".."):
-                    top = client.say(m.Twalk(client.root, client.new(), ())).wqid == ()
-                    assert top and len(reply.wqid) == 1 + (what == "walk on"), (what, name)
+                    assert len(reply.wqid) == 1 + (what == "walk on"), (what, name)
                 elif what == "walk on":  # the part that could be walked
                     assert len(reply.wqid) == 1, name
                 else:
@@ -214,7 +213,8 @@ LINKS: Final = ("absolute", "relative", "directory", "root", "magic")
 def test_planted_links(disk_ground: Ground, model: str, kind: str) -> None:
     """CVE-2016-9602: QEMU followed symbolic links that the guest had planted."""
     ground = disk_ground
-    targets = (ground.secrets / "file", "../secrets/file", ground.secrets, "/", "/proc/self/root")
+    secrets = ground.secrets
+    targets: tuple[str | Path, ...] = (secrets / "file", "../secrets/file", secrets, "/", "/proc/self/root")
     link = ground.tree / "link"
     link.symlink_to(dict(zip(LINKS, targets, strict=True))[kind])
     with exported(ground.tree, model) as export, Inside(export) as client:
@@ -477,10 +477,8 @@ def test_a_file_replaced_on_the_host(disk_ground: Ground, model: str) -> None:
                 (ground.tree / "fresh").rename(path)
             assert client.read(opened) == b"old"
             client.write(opened, b"OLD")
-            with refused(errno.ESTALE, errno.ENOENT):
-                client.open_fid(known)
-                assert client.read(known) == b"OLD"  # as long as it is open, the file is there
-                raise OSError(errno.ENOENT, "")
+            client.open_fid(known)  # as long as it is open, the file is there
+            assert client.read(known) == b"OLD"
             with refused(errno.ENOENT, errno.ESTALE):
                 client.ask(m.Tremove(removing))
             assert path.read_text() == "new"
@@ -549,15 +547,14 @@ def test_own_tables_cannot_be_seen(disk_ground: Ground, model: str) -> None:
 def test_an_attribute_has_only_bytes_that_were_written(disk_ground: Ground, model: str) -> None:
     """CVE-2017-15038: bytes of QEMU's memory came with an attribute whose value was never written."""
     with exported(disk_ground.tree, model) as export, Inside(export) as client:
-        for parts in ((), ((0, b"1234"),), ((5, b"12345"),), ((0, b"12345"), (6, b"7890"))):
+        for first, later in ((b"", 0), (b"1234", 0), (b"", 5), (b"12345", 6)):
             fid = client.walk("file")
             client.ask(m.Txattrcreate(fid, b"user.x", 10, 0))
-            for offset, data in parts:
-                if offset and offset != parts[0][0] + len(parts[0][1]):
-                    with refused(errno.EINVAL):
-                        client.write(fid, data, offset)
-                else:
-                    client.write(fid, data, offset)
+            if first:
+                client.write(fid, first)
+            if later:  # which would leave a hole
+                with refused(errno.EINVAL):
+                    client.write(fid, b"6789", later)
             with refused(errno.EBADF):
                 client.read(fid, 0, 10)
             with refused(errno.EINVAL):
@@ -805,10 +802,10 @@ def test_numbers_out_of_range(disk_ground: Ground, dialect: Dialect) -> None:
         if dialect is Dialect.UNIX:
             for extension in (b"9" * 20, b"9" * 5000, b"-1", b"", b"1 2"):
                 with refused(errno.EINVAL, errno.EBADF):
-                    client.ask(m.Tcreate(client.walk(), b"x", 0x01000777, 0, extension))
+                    client.ask(m.Tcreate(client.walk(), b"x", 0x01000000 | 0o777, 0, extension))
             for extension in (b"c 99999999999 1", b"b 1 " + b"9" * 5000, b"x 1 3", b"c 1", b"c -1 3", b""):
                 with refused(errno.EINVAL):
-                    client.ask(m.Tcreate(client.walk(), b"x", 0x00800644, 0, extension))
+                    client.ask(m.Tcreate(client.walk(), b"x", 0x00800000 | 0o644, 0, extension))
     with exported(disk_ground.tree) as export, Inside(export, dialect=dialect, attach=False) as client:
         reply = client.say(m.Tattach(1, m.NOFID, b"9" * 5000, b""))
         assert isinstance(reply, m.Rattach)  # a name that nobody has

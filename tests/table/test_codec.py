@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemap.qid import FullEntry
+from fusemap.qid import FullEntry, Holder
 from fusemap.table import codec
+from fusemap.table.jsonform import from_json, to_json
 from fusemap.table.ledger import Change, Device, Floor, Ledger, Retired
 
 from .shelves import IDENTITY, a_ledger, another, key, state
@@ -34,6 +36,10 @@ def test_a_snapshot_says_what_the_ledger_said(names: list[str], label: str, mode
         ledger.apply(Device(name, label, index * 1000))
         ledger.apply(ledger.entry(index * 3, name, index % 2))
     ledger.apply(FullEntry(1 << 40, names[0], 1 << 63))
+    for number, name in enumerate(names):
+        ledger.apply(Holder(name, number << 59, 1))
+        ledger.apply(Holder(name, 5, (1 << 64) - 1))
+        ledger.apply(FullEntry((1 << 41) + number, name, 5, number))
     ledger.apply(Retired(2))
     data = codec.encode_snapshot(ledger, 7)
     snapshot = codec.decode_snapshot(data)
@@ -90,6 +96,21 @@ def test_whatever_comes_in_place_of_changes_is_damage_or_changes(data: bytes) ->
     ledger = a_ledger()
     with contextlib.suppress(codec.Damaged):
         codec.decode_changes(data, ledger)
+
+
+def test_only_what_needs_the_newer_format_is_of_it() -> None:
+    """An earlier fusemap reads what it can, and says of the rest that a later one wrote it."""
+    plain = Ledger("suffix", 0, bytes(16))
+    assert codec.head_of(codec.encode_snapshot(plain, 1)).version == 1
+    assert codec.head_of(codec.encode_snapshot(a_ledger(), 1)).version == 2
+    assert codec.head_of(codec.encode_moved(a_ledger(), 1, "/var/lib/x")).version == 1
+
+
+def test_json_says_everything() -> None:
+    ledger = a_ledger()
+    again = from_json(json.loads(json.dumps(to_json(ledger))))
+    assert state(again) == state(ledger)
+    assert again.holders == ledger.holders
 
 
 def test_a_later_version_is_no_damage_but_unknown() -> None:

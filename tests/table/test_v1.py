@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemap.errors import DamagedTable, Refused
-from fusemap.qid import Mapper
+from fusemap.qid import FullEntry, Holder, Mapper
 from fusemap.table import open_table, v1
 from fusemap.table.ledger import Device, Ledger
 
@@ -195,6 +195,18 @@ def test_an_export_says_what_v1_can_say() -> None:
     kept = {index: entry for index, entry in exported().entries.items() if index != 5}
     assert ledger.entries == kept
     assert ledger.retired == {5}
+
+
+def test_an_export_says_what_it_leaves_out_of_single_files() -> None:
+    ledger = exported()
+    ledger.apply(Holder(key(1), 12, 7))
+    ledger.apply(Holder(key(1), 13, 7))
+    ledger.apply(FullEntry(1, key(1), 12, 8))
+    table, report = v1.export_from(ledger, {key(1): 0x801}.get)
+    assert table.elements == v1.export_from(exported(), {key(1): 0x801}.get)[0].elements
+    assert (report.files, report.holders) == (1, 2)
+    assert "1 files of the full map left out" in str(report)
+    assert "which file had an inode number first, left out for 2" in str(report)
 
 
 def test_an_export_keeps_the_place_of_what_is_gone() -> None:

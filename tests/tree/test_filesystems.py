@@ -114,6 +114,7 @@ def numbers_of_copies(
 def test_named_copies_keep_their_numbers_in_every_order(
     stage: Stage, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     images = copies(stage)
     first, lasting = numbers_of_copies(stage, images, "ab", "ab", *named)
     assert first["a"] != first["b"]
@@ -128,6 +129,7 @@ def test_named_copies_keep_their_numbers_in_every_order(
 def test_copies_without_names_are_promised_nothing_and_never_swapped(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     images = copies(stage)
     seen: dict[str, set[int]] = {"a": set(), "b": set()}
     for order, walked in (("ab", "ab"), ("ba", "ba"), ("ab", "ba"), ("ba", "ab")):

@@ -1,17 +1,17 @@
 /*
  * A 9P2000.L client that does one kind of work as fast as a server lets it, and says how long that took.
  *
- *   load PORT ANAME getattr FILES COUNT DEPTH CLIENTS     COUNT requests of each client
- *   load PORT ANAME walk DIRECTORY COUNT DEPTH            COUNT times walk + getattr + clunk
- *   load PORT ANAME readdir DIRECTORY TIMES               the whole directory, so many times
- *   load PORT ANAME list DIRECTORY TIMES DEPTH            readdir, then walk + getattr + clunk of each entry
- *   load PORT ANAME read|write FILE BYTES DEPTH           from the beginning on
- *   load PORT ANAME fids DIRECTORY COUNT DEPTH            COUNT fids, walked to the directory's files in turn
+ *   load PORT ANAME getattr DIRECTORY FILES COUNT DEPTH CLIENTS    COUNT requests of each client
+ *   load PORT ANAME walk DIRECTORY FILES COUNT DEPTH               COUNT times walk + getattr + clunk
+ *   load PORT ANAME readdir DIRECTORY FILES TIMES                  the whole directory, so many times
+ *   load PORT ANAME list DIRECTORY FILES TIMES DEPTH               readdir, then walk + getattr + clunk of each entry
+ *   load PORT ANAME fids DIRECTORY FILES COUNT DEPTH               COUNT fids, walked to the files in turn
+ *   load PORT ANAME read|write FILE BYTES DEPTH                    from the beginning on
  *
- * FILES and DIRECTORY are directories and FILE is a file in the root. The result is one line of JSON on standard output.
- * "fids" stops twice, with a line "attached" and then with its result, until a byte comes on standard input: so that
- * somebody can look at the server. Every reply's type, tag and size are checked. Whatever is wrong ends the program with
- * status 1 and a sentence.
+ * DIRECTORY and FILE are in the root; in DIRECTORY there are FILES files, file00000, file00001 and so on, and nothing
+ * else. The result is one line of JSON on standard output. "fids" stops twice, with a line "attached" and then with its
+ * result, until a byte comes on standard input: so that somebody can look at the server. Every reply's type, tag and
+ * size are checked. Whatever is wrong ends the program with status 1 and a sentence.
  *
  * It must not be the bottleneck: frames are made beforehand or in place, all replies that one recv() brought are
  * looked at before all the requests that follow from them leave with one send(), and nothing is allocated meanwhile.
@@ -42,7 +42,7 @@ enum {
 	READ_HEADER = 11, /* of Rread, and a whole Rwrite */
 	OVERHEAD = 24, /* P9_IOHDRSZ, what Linux takes off msize; also what an entry of a directory has beside its name */
 	GETATTR_REPLY = 160, GETATTR_BASIC = 0x7ff, LOOKUP_MASK = 0x17ff, STAT_MASK = 0x3fff, /* as Linux asks */
-	MSIZE = 1 << 20, MOST_DEPTH = 64, FRAME = 512, FIDS = 32, SECONDS = 60,
+	MSIZE = 1 << 20, MOST_DEPTH = 64, FRAME = 512, NAME = 32, FIDS = 32, SECONDS = 60,
 	ROOT = 0, WHERE = 1, FIRST = 16, /* fids */
 };
 
@@ -63,7 +63,7 @@ struct client {
 };
 
 static const char *port_word, *aname;
-static char **names;
+static char (*names)[NAME];
 static size_t name_count;
 
 static void die(const char *format, ...)
@@ -320,12 +320,12 @@ static void open_fid(struct client *c, uint32_t fid, uint32_t flags)
 	call(c, frame);
 }
 
-/* Reads the directory of an open fid; keeps the names if asked. Returns how many entries there are. */
-static size_t read_directory(struct client *c, uint32_t fid, int keep)
+/* Reads the directory of an open fid into `names`. */
+static void read_directory(struct client *c, uint32_t fid)
 {
 	unsigned char frame[FRAME];
 	uint64_t offset = 0;
-	size_t entries = 0;
+	size_t entries = 0, found = 0;
 
 	for (;;) {
 		unsigned char *at, *end;
@@ -337,7 +337,7 @@ static size_t read_directory(struct client *c, uint32_t fid, int keep)
 		if (count > c->msize - OVERHEAD)
 			die("a readdir brought %u bytes", count);
 		if (!count)
-			return entries;
+			break;
 		for (at += 4, end = at + count; at < end; entries++) {
 			size_t left = end - at, size = left < OVERHEAD ? left : get16(at + 22);
 
@@ -345,24 +345,25 @@ static size_t read_directory(struct client *c, uint32_t fid, int keep)
 				die("a readdir brought part of an entry");
 			offset = get64(at + 13);
 			at += OVERHEAD;
-			if (keep && !(size <= 2 && !memcmp(at, "..", size)))
-				names[name_count++] = strndup((char *)at, size);
+			if (!(size <= 2 && !memcmp(at, "..", size))) {
+				if (size >= NAME || found == name_count)
+					die("the directory has a long name, or too many");
+				memcpy(names[found], at, size);
+				names[found++][size] = 0;
+			}
 			at += size;
 		}
 	}
+	if (found != name_count || entries != found + 2)
+		die("of %zu files %zu were listed, and %zu other entries", name_count, found, entries - found);
 }
 
-static void list_directory(struct client *c, const char *directory)
+/* The names as they must be. */
+static void make_names(unsigned long count)
 {
-	if (!names)
-		names = calloc(1 << 20, sizeof *names);
-	name_count = 0;
-	go(c, ROOT, WHERE, directory);
-	go(c, ROOT, WHERE + 1, directory);
-	open_fid(c, WHERE + 1, 0200000);
-	read_directory(c, WHERE + 1, 1);
-	if (!name_count)
-		die("%s is empty", directory);
+	names = calloc(count, sizeof *names);
+	for (name_count = 0; name_count < count; name_count++)
+		snprintf(names[name_count], NAME, "file%05zu", name_count);
 }
 
 /* Works --------------------------------------------------------------------------------------------------------- */
@@ -408,10 +409,7 @@ static void work_getattr(const char *directory, unsigned long count, int depth, 
 	for (int i = 0; i < clients; i++) {
 		struct client *c = attach();
 
-		if (!i)
-			list_directory(c, directory);
-		else
-			go(c, ROOT, WHERE, directory);
+		go(c, ROOT, WHERE, directory);
 		for (int fid = 0; fid < FIDS; fid++)
 			go(c, WHERE, FIRST + fid, names[fid % name_count]);
 		for (int tag = 0; tag < depth; tag++)
@@ -456,7 +454,7 @@ static void work_walk(const char *directory, unsigned long count, int depth)
 	struct client *c = attach();
 	double began;
 
-	list_directory(c, directory);
+	go(c, ROOT, WHERE, directory);
 	c->left = count;
 	c->next = next_look_up;
 	began = now();
@@ -470,11 +468,12 @@ static void work_readdir(const char *directory, unsigned long times, int depth)
 	unsigned long entries = 0;
 	double began;
 
-	list_directory(c, directory);
+	go(c, ROOT, WHERE, directory);
+	go(c, ROOT, WHERE + 1, directory);
+	open_fid(c, WHERE + 1, 0200000);
 	began = now();
 	for (unsigned long i = 0; i < times; i++) {
-		if (read_directory(c, WHERE + 1, 0) != name_count + 2)
-			die("the directory has changed, or lacks . and ..");
+		read_directory(c, WHERE + 1);
 		entries += name_count;
 		if (depth) {
 			c->left = name_count;
@@ -573,7 +572,7 @@ static void work_fids(const char *directory, unsigned long count, int depth)
 	struct client *c = attach();
 	double began;
 
-	list_directory(c, directory);
+	go(c, ROOT, WHERE, directory);
 	c->left = count;
 	c->next = next_fid;
 	puts("attached");
@@ -610,20 +609,21 @@ int main(int count, char **words)
 	signal(SIGPIPE, SIG_IGN);
 	port_word = words[1];
 	aname = words[2];
+	if (!strcmp(work, "read") || !strcmp(work, "write")) {
+		work_data(*work == 'r' ? TREAD : TWRITE, where, number(words, count, 5), depth_of(words, count, 6));
+		return 0;
+	}
+	make_names(number(words, count, 5));
 	if (!strcmp(work, "getattr"))
-		work_getattr(where, number(words, count, 5), depth_of(words, count, 6), number(words, count, 7));
+		work_getattr(where, number(words, count, 6), depth_of(words, count, 7), number(words, count, 8));
 	else if (!strcmp(work, "walk"))
-		work_walk(where, number(words, count, 5), depth_of(words, count, 6));
+		work_walk(where, number(words, count, 6), depth_of(words, count, 7));
 	else if (!strcmp(work, "readdir"))
-		work_readdir(where, number(words, count, 5), 0);
+		work_readdir(where, number(words, count, 6), 0);
 	else if (!strcmp(work, "list"))
-		work_readdir(where, number(words, count, 5), depth_of(words, count, 6));
-	else if (!strcmp(work, "read"))
-		work_data(TREAD, where, number(words, count, 5), depth_of(words, count, 6));
-	else if (!strcmp(work, "write"))
-		work_data(TWRITE, where, number(words, count, 5), depth_of(words, count, 6));
+		work_readdir(where, number(words, count, 6), depth_of(words, count, 7));
 	else if (!strcmp(work, "fids"))
-		work_fids(where, number(words, count, 5), depth_of(words, count, 6));
+		work_fids(where, number(words, count, 6), depth_of(words, count, 7));
 	else
 		die("usage: load PORT ANAME WORK WHERE COUNT...; see the head of load.c");
 	return 0;

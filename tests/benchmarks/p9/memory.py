@@ -21,7 +21,7 @@ def measure(server: Server, program: Path, tree: Path, log: Path, shape: Shape) 
     The fids are walked to the tree's files in turn, so that the nodes of these files are among what grows. Raises
     OSError.
     """
-    words = ["fids", MANY, str(shape.fids), str(IN_FLIGHT)]
+    words = ["fids", MANY, str(shape.files), str(shape.fids), str(IN_FLIGHT)]
     with server.running(tree, log, preexec_fn=_limit) as (port, pid, aname):
         with load.Paused(program, port, aname, words) as client:
             client.line()

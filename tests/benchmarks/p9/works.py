@@ -58,26 +58,26 @@ def _data(kind: str, depth: int) -> Work:
 
 
 WORKS: Final = (
-    Work("getattr", "getattr, one at a time", "requests", lambda s: ("getattr", MANY, s.requests, 1, 1)),
+    Work("getattr", "getattr, one at a time", "requests", lambda s: ("getattr", MANY, s.files, s.requests, 1, 1)),
     Work(
         "walk",
         "walk + getattr + clunk, one at a time",
         "requests",
-        lambda s: ("walk", MANY, s.requests // 3 or 1, 1),
+        lambda s: ("walk", MANY, s.files, s.requests // 3 or 1, 1),
         3,
     ),
     Work(
         "getattr-32",
         f"getattr, {IN_FLIGHT} in flight",
         "requests",
-        lambda s: ("getattr", MANY, 10 * s.requests, IN_FLIGHT, 1),
+        lambda s: ("getattr", MANY, s.files, 10 * s.requests, IN_FLIGHT, 1),
     ),
-    Work("readdir", "readdir", "entries", lambda s: ("readdir", MANY, s.requests // 500 or 1)),
+    Work("readdir", "readdir", "entries", lambda s: ("readdir", MANY, s.files, s.requests // 500 or 1)),
     Work(
         "list",
         f"readdir, walk + getattr + clunk, {IN_FLIGHT} in flight",
         "entries",
-        lambda s: ("list", MANY, s.requests // 5000 or 1, IN_FLIGHT),
+        lambda s: ("list", MANY, s.files, s.requests // 5000 or 1, IN_FLIGHT),
     ),
     _data("read", READ_AHEAD),
     _data("read", 1),
@@ -87,13 +87,13 @@ WORKS: Final = (
         "client",
         f"getattr, {EACH_IN_FLIGHT} in flight, one client",
         "requests",
-        lambda s: ("getattr", MANY, 8 * s.requests, EACH_IN_FLIGHT, 1),
+        lambda s: ("getattr", MANY, s.files, 8 * s.requests, EACH_IN_FLIGHT, 1),
     ),
     Work(
         "clients",
         f"getattr, {EACH_IN_FLIGHT} in flight, {CLIENTS} clients",
         "requests",
-        lambda s: ("getattr", MANY, s.requests, EACH_IN_FLIGHT, CLIENTS),
+        lambda s: ("getattr", MANY, s.files, s.requests, EACH_IN_FLIGHT, CLIENTS),
     ),
 )
 

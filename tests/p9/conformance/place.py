@@ -117,14 +117,16 @@ class Place:
 
     def connect(self, msize: int = 65536) -> Client:
         """One more connection, attached, closed with the place."""
-        client = self.target.connect(self.dialect, msize)
-        self._undo.callback(client.close)
+        client = self.closing(self.target.connect(self.dialect, msize))
         self.target.attach(client)
         return client
 
     def bare(self) -> Client:
         """A connection on which nothing was said yet."""
-        client = self.target.bare()
+        return self.closing(self.target.bare())
+
+    def closing(self, client: Client) -> Client:
+        """The client, which is closed with the place."""
         self._undo.callback(client.close)
         return client
 

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from fusemap.p9.messages import Rlerror, Tclunk, Tgetattr, Tlopen, Tread, Twalk, Twrite, Txattrcreate, Txattrwalk
+from fusemap.p9.messages import Rlerror, Tclunk, Tgetattr, Tlock, Tlopen, Tread, Twalk, Twrite, Txattrcreate, Txattrwalk
 
-from .numbers import E2BIG, EEXIST, EINVAL, ENODATA, ENOMEM, ENOSPC, ENOSYS, EOPNOTSUPP, ERANGE, XATTR_CREATE, XATTR_REPLACE
+from .numbers import (
+    E2BIG,
+    EEXIST,
+    EINVAL,
+    ENODATA,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    EOPNOTSUPP,
+    ERANGE,
+    LOCK_BLOCK,
+    LOCK_SUCCESS,
+    LOCK_WR,
+    O_RDWR,
+    XATTR_CREATE,
+    XATTR_REPLACE,
+)
 from .place import Place
 
 
@@ -211,8 +228,13 @@ def test_impossible_flags(marked: Place, flags: int) -> None:
 
 def test_a_disconnected_client_sets_nothing(marked: Place) -> None:
     other = marked.connect()
+    lock = Tlock(marked.open("f", flags=O_RDWR, client=other), LOCK_WR, 0, 0, 0, 1, b"other")
+    assert other.call(lock).status == LOCK_SUCCESS
     fid = marked.walk("f", client=other)
     other.call(Txattrcreate(fid, b"user.one", 10, 0))
     other.write(fid, b"half")
     other.close()
+    again = lock._replace(fid=marked.open("f", flags=O_RDWR), flags=LOCK_BLOCK)
+    while marked.client.call(again).status != LOCK_SUCCESS:
+        time.sleep(0.01)  # until the server has noticed; one that answers BLOCKED at once has to be asked again
     assert value(marked, b"user.one") == b"value \0\xff"

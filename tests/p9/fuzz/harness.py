@@ -222,7 +222,7 @@ class Client:
 
 def _frames(raw: bytes) -> Iterator[bytes]:
     while raw:
-        size = struct.unpack_from("<I", raw)[0]
+        size = int.from_bytes(raw[:4], "little")
         if not 7 <= size <= len(raw):
             raise Failure(f"a reply says it has {size} bytes; {len(raw)} are there")
         yield raw[:size]
@@ -281,9 +281,9 @@ def play(choices: Choices, scratch: str | None = None) -> None:
 def _play(choices: Choices, source: Path, bugs: Bugs) -> None:
     tree = Tree(source, Mapper())
     try:
-        export = Export(
-            tree, pick(choices, MODELS)(tree), read_only=not choices.below(16), msize=MSIZE, trace=lambda line: None
-        )
+        model = pick(choices, MODELS)(tree)
+        trace = (lambda line: None) if choices.below(2) else None
+        export = Export(tree, model, read_only=choices.below(16) == 15, msize=MSIZE, trace=trace)
         clients = [Client(export, "one"), Client(export, "two")]
         try:
             _talk(choices, clients)
@@ -312,6 +312,8 @@ def _talk(choices: Choices, clients: list[Client]) -> None:
         uid = pick(choices, (0, 61001))
         client.ask(m.Tversion(pick(choices, (MSIZE, MSIZE, 512)), dialect.value), m.NOTAG)
         client.ask(m.Tattach(0, m.NOFID, b"", b"", uid), 0)
+        if choices.below(8) == 7:
+            client.ask(m.Tattach(9, m.NOFID, b"", b"ctl", uid), 0)
         if choices.below(2):
             client.ask(m.Twalk(0, 8, (b"file",)), 0)
             client.ask(m.Tlopen(8, 2) if dialect is Dialect.LINUX else m.Topen(8, 2), 0)
