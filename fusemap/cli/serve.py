@@ -46,10 +46,10 @@ ADDRESS is one of
 On this machine:
   fusemap serve /srv/tree --listen unix:/run/tree.sock
   mount -t 9p -o trans=unix,version=9p2000.L,msize=1048576 /run/tree.sock /mnt
-From another machine, or a virtual machine with user networking (its host is 10.0.2.2):
+From a virtual machine with user networking, whose host is 10.0.2.2 (see also examples/guest):
   fusemap serve /srv/tree --listen tcp:127.0.0.1:5640
   mount -t 9p -o trans=tcp,port=5640,version=9p2000.L,msize=1048576 10.0.2.2 /mnt
-Add aname=DIR to mount a directory below SRC, access=any to be root there whoever you are here.
+Add aname=DIR to mount a directory below SRC only.
 """
 
 

@@ -127,6 +127,11 @@ def session_only(st: Stat) -> Identity:
     return Identity(f"session:{boot_id()}:{mount}:{st.dev_major}:{st.dev_minor}", False)
 
 
+def lasts(key: str) -> bool:
+    """Whether the key of an identity, or what begins with one, is that of a lasting identity."""
+    return not key.startswith("session:")
+
+
 @functools.cache
 def boot_id() -> str:
     """The uuid that this kernel made up when it started (proc_sys_kernel(5)); "unknown" where /proc does not say."""

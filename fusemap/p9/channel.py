@@ -15,6 +15,7 @@ import contextlib
 import os
 import select
 import socket
+import stat
 import struct
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -41,7 +42,7 @@ class Channel:
             os.set_blocking(fd, False)
         # An end that has no FIN of its own to be seen by: see gone().
         self._gone_when = select.POLLERR | select.POLLHUP
-        if writer == reader and _family(reader) != socket.AF_UNIX:
+        if writer == reader and not _is_unix(reader):
             self._gone_when |= select.POLLRDHUP
 
     def receive(self, space: memoryview) -> int:
@@ -96,9 +97,14 @@ def peer_uid(connection: socket.socket) -> int | None:
     return int(_UCRED.unpack(found)[1])
 
 
-def _family(fd: int) -> int | None:
-    try:
-        with contextlib.closing(socket.socket(fileno=os.dup(fd))) as found:
-            return found.family
-    except OSError:
-        return None
+def look(fd: int) -> socket.socket | None:
+    """A socket object of its own for descriptor `fd`; None when that is something else."""
+    return socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(os.fstat(fd).st_mode) else None
+
+
+def _is_unix(fd: int) -> bool:
+    found = look(fd)
+    if found is None:
+        return False
+    with found:
+        return found.family == socket.AF_UNIX

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from fusemap.errors import Refused
+from fusemap.p9.channel import look
 
 log = logging.getLogger(__name__)
 
@@ -309,10 +310,8 @@ def _inherited(word: str, rest: str) -> Iterator[Source]:
 
 def _stream_socket(word: str, fd: int) -> socket.socket | None:
     """A look at socket `fd`; None when it is something else. Raises Refused for what carries no stream."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return None
-    found = socket.socket(fileno=os.dup(fd))
-    if found.type != socket.SOCK_STREAM:
+    found = look(fd)
+    if found is not None and found.type != socket.SOCK_STREAM:
         found.close()
         raise Refused(f"--listen {word}: descriptor {fd} is no stream socket; 9P needs one")
     return found

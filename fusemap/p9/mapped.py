@@ -21,6 +21,7 @@ from fusemap.host.creds import Account, Caller
 from fusemap.p9.messages import NONUNAME
 from fusemap.p9.model import Model, User
 from fusemap.tree import Directory, Node, changes
+from fusemap.tree.reach import KIND
 from fusemap.tree.virtual import VIRTUAL_PREFIX
 
 _PREFIX: Final = b"user.virtfs."
@@ -30,7 +31,7 @@ _U64: Final = struct.Struct("<Q")
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _MAPPED: Final = {name: _PREFIX + name for name in _ACLS}
 _UNMAPPED: Final = {mapped: name for name, mapped in _MAPPED.items()}
-_ABSENT: Final = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM)
+_ABSENT: Final = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)  # or not for this server to know
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 _LONGEST_TARGET: Final = 4096  # PATH_MAX
@@ -110,7 +111,7 @@ class MappedXattr(Model):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if flags & os.O_TRUNC:
                     self.wrote(user, node)
-                    os.ftruncate(fd, 0)
+                    os.truncate(self.tree.proc(node), 0)  # `fd` may be open for reading only
                 return fd, node, self.tree.calls.statx(fd, b"")
             except BaseException:
                 os.close(fd)
@@ -211,8 +212,11 @@ class MappedXattr(Model):
 
 def _mapped(path: bytes, st: Stat, follow: bool = True) -> Stat:
     rdev = _number(path, _RDEV, _U64, os.makedev(st.rdev_major, st.rdev_minor), follow)
+    mode, kind = _number(path, _MODE, _U32, st.mode, follow), st.mode & KIND
+    if kind != S_IFREG or mode & KIND in (0, S_IFDIR):  # only regular files stand for something else
+        mode = kind | mode & 0o7777
     return st._replace(
-        mode=_number(path, _MODE, _U32, st.mode, follow),
+        mode=mode,
         uid=_number(path, _UID, _U32, st.uid, follow),
         gid=_number(path, _GID, _U32, st.gid, follow),
         rdev_major=os.major(rdev),

@@ -111,6 +111,14 @@ class Model:
         parent, st = self.tree.lookup_parent(node, top)
         return (parent, self._shown_new(parent, st)) if self.maps else (parent, st)
 
+    def may_look(self, user: User, directory: Node) -> bool:
+        """Whether a user who may list a directory may see of its files more than their names."""
+        try:
+            self._may(user, directory, SEARCH)
+        except PermissionError:
+            return False
+        return True
+
     def readlink(self, user: User, node: Node) -> bytes:
         """The target of a symbolic link. Raises OSError."""
         return changes.readlink(self.tree, node)

@@ -44,6 +44,7 @@ _KINDS: Final = {
 SPECIAL: Final = ((0o4000, DMSETUID), (0o2000, DMSETGID), (0o1000, DMSETVTX))
 _LATEST: Final = 0xFFFFFFFE  # seconds; all ones would mean "don't touch"
 LISTED_AT_ONCE: Final = 1 << 15
+_DT_DIR: Final = 4
 
 
 def record(session: Session, name: bytes, qid: QID, st: Stat, target: Callable[[], bytes]) -> StatRecord:
@@ -96,16 +97,17 @@ def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, si
     elif offset != listing.offset:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     export, model = session.export, session.model
+    looks = model.may_look(fid.user, listing.node)
     left, at = min(size, LISTED_AT_ONCE), listing.cookie
     parts: list[bytes] = []
     try:
         for entry, number, st in listing.stats(at, fid.root):
-            _, cookie, _, name = entry
+            _, cookie, kind, name = entry
             if name in (b".", b".."):
                 at = cookie
                 continue
-            if st is None:
-                st = _nothing_known()
+            if st is None or not looks:
+                st = _nothing_known(kind)
             try:
                 seen = model.shown_entry(listing, name, st)
                 qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
@@ -132,6 +134,6 @@ def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, si
     return answer
 
 
-def _nothing_known() -> Stat:
+def _nothing_known(kind: int) -> Stat:
     """For an entry that the host does not let anyone look at: it is there, and that is all."""
-    return Stat(*[0] * len(Stat._fields))
+    return Stat(*[0] * len(Stat._fields))._replace(mode=S_IFDIR if kind == _DT_DIR else 0)

@@ -14,7 +14,6 @@ for, since their files must not be closed below them; a second signal does not w
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import json
@@ -28,7 +27,7 @@ from typing import Final
 
 import trio
 
-from fusemap.p9.channel import Channel, peer_uid, prepare
+from fusemap.p9.channel import Channel, look, peer_uid, prepare
 from fusemap.p9.connection import FIRST_VERSION_SECONDS, Connection, Shared
 from fusemap.p9.export import Export, Peer
 from fusemap.p9.listen import Inherited, Listener, Source, address_of, close_all
@@ -174,9 +173,10 @@ class Server:
                 del self._from[whose]
 
     async def _inherited(self, source: Inherited) -> None:
-        uid = None
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(source.reader)) as found:
-            uid = peer_uid(found)
+        uid, found = None, look(source.reader)
+        if found is not None:
+            with found:
+                uid = peer_uid(found)
         channel = Channel(source.reader, source.writer)
         session = self._session_of(self._export, Peer(source.address, self._bound_to(uid)))
         # Whoever started us with it may take his time.

@@ -63,6 +63,8 @@ def create(tree: Tree, parent: Node, name: bytes, flags: int, mode: int, caller:
         node, _ = tree.lookup(parent, name)
         fd = -1
         try:
+            if node.kind == stat.S_IFDIR:  # which O_CREAT never opens
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             tree.fd(node)  # found by the server's right to open handles, opened by the caller's rights
             with tree.identity.of(caller):
                 fd = tree.open(node, keep & ~os.O_NOFOLLOW)

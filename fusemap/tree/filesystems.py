@@ -329,13 +329,18 @@ class FileSystems:
         return min(found)
 
     def _name(self, st: Stat) -> str | None:
-        """What the administrator calls the device of a file, if he named it."""
+        """What the administrator calls the device of a file, if he named it by where it is mounted, or by the root."""
         for path, name in self._names.items():
+            raw = os.fsencode(path)
             try:
-                named = self._calls.statx(-100, os.fsencode(path))  # AT_FDCWD
+                top, above = self._calls.statx(-100, raw), self._calls.statx(-100, raw + b"/..")  # AT_FDCWD
             except OSError:
                 continue
-            if (named.dev_major, named.dev_minor) == (st.dev_major, st.dev_minor):
+            # Where nothing is mounted now, the name is not that of the directory's own device.
+            place, beside = (top.dev_major, top.dev_minor), (above.dev_major, above.dev_minor)
+            if raw != self._root_path and place == beside and top.mnt_id == above.mnt_id:
+                continue
+            if place == (st.dev_major, st.dev_minor):
                 return name
         return None
 

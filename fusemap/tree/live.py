@@ -16,6 +16,7 @@ from typing import Final
 
 from fusemap.host.calls import Handle, Stat
 from fusemap.host.generation import generation, lasting_generation
+from fusemap.host.identity import lasts
 from fusemap.qid import Mapper
 from fusemap.tree.filesystems import FileSystems, Mount, Seen, opener
 from fusemap.tree.node import Node
@@ -287,7 +288,7 @@ class Tree(Reach):
         """The number of a file, by its generation too where that counts and can be told for certain."""
         if not self.by_generation:
             return self._path(key, inode)
-        generation = None if mount.remote else lasting_generation(handle)
+        generation = _counts(mount, key, handle)
         if generation is None:
             return self._path(key, inode)
         full = self.mapper.full_used()
@@ -298,7 +299,7 @@ class Tree(Reach):
 
     def _known_number(self, mount: Mount, key: str, inode: int, handle: Handle | None) -> int | None:
         """As `_number`, None where the file has none yet."""
-        generation = None if not self.by_generation or mount.remote else lasting_generation(handle)
+        generation = _counts(mount, key, handle) if self.by_generation else None
         return self.mapper.peek(key, inode) if generation is None else self.mapper.peek_of(key, inode, generation)
 
     def _count_reuse(self, key: str, inode: int, number: int) -> None:
@@ -366,3 +367,14 @@ class Tree(Reach):
         """Whether this is the stat of directory `node`, seen through the same mount."""
         same_file = st.ino == node.inode and st.dev_minor == node.device.minor and st.dev_major == node.device.major
         return same_file and st.mnt_id == node.mount.id
+
+
+def _counts(mount: Mount, key: str, handle: Handle | None) -> int | None:
+    """The generation by which a file's number may be told from others', None where it has none that is certain.
+
+    A tmpfs that is known for this session only needs none: it gives no inode number twice while it is mounted
+    (shmem_reserve_inode() in mm/shmem.c), and its numbers end with it.
+    """
+    if mount.remote or (mount.kind == "tmpfs" and not lasts(key)):
+        return None
+    return lasting_generation(handle)

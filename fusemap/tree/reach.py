@@ -96,7 +96,7 @@ class Reach:
         if node.kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise OSError(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO, "not a regular file")
         flags = flags & ~os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        at_hand = node in self._descriptors or node in self._opened
+        at_hand = node in self._descriptors or node in self._opened or node is self.root
         if node.handle is not None and node.mount.handles and not at_hand:
             fd = self.calls.open_by_handle(self._mount_fd(node.mount), node.handle, flags)
             return self._prove(node, fd)[0]

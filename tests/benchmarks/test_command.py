@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import report
+from tests.benchmarks import report, startup
 from tests.benchmarks.jobs import JOBS
 from tests.support import needs, process
 
@@ -39,16 +39,23 @@ def test_the_comparison_measures_everything(place: dict[str, str], tmp_path: Pat
         for times in by_phase.values():
             assert set(times) == {"host", "bindfs", "mergerfs", "fusemap"}
             assert min(times.values()) > 0
-    assert len(found["targets"]) == len(report.TARGETS) + 3
+    assert len(found["targets"]) == len(report.TARGETS) + 4
     assert found["known"]["nodes"] >= 2000
     assert 100 < found["known"]["bytes_an_inode"] < 10_000
-    assert "of 25 targets reached" in done.stdout
+    assert "of 26 targets reached" in done.stdout
     assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_a_number_is_measured_without_mounts() -> None:
     done = process.run(sys.executable, "-m", "tests.benchmarks", "--only", "mapping", cwd=CHECKOUT)
     assert "Mapper.path" in done.stdout
+
+
+def test_a_start_is_measured_without_mounts() -> None:
+    found = startup.measure(entries=500, rounds=1)
+    assert min(found.values()) > 0
+    assert report.judge_startup({"table": 0.1, "json": 0.1, "ratio": 1}).met
+    assert not report.judge_startup({"table": 1, "json": 0.1, "ratio": 10}).met
 
 
 def test_the_gate_is_compared(place: dict[str, str], tmp_path: Path) -> None:

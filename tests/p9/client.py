@@ -7,12 +7,9 @@ answer of the wrong kind, for a tag that nobody used, or longer than the agreed 
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import struct
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from fusemap.p9.messages import (
     MAX_WALK,
@@ -23,7 +20,6 @@ from fusemap.p9.messages import (
     Rlerror,
     Rversion,
     Rwalk,
-    StatRecord,
     Tattach,
     Tclunk,
     Tgetattr,
@@ -36,33 +32,14 @@ from fusemap.p9.messages import (
     Twalk,
     Twrite,
 )
-from fusemap.p9.wire import Cursor, Dialect, WireError, codec, decode, describe, encode
+from fusemap.p9.wire import Dialect, WireError, decode, encode
 from fusemap.qid import QID
+
+from .answers import Disconnected, Entry, ServerError, Wrong, connect, entries, errno_name, result, shown
 
 SECONDS = 20.0  # how long an answer may take; a run against a server that leaves some unanswered may set less
 BASIC: Final = 0x7FF
 ALL: Final = 0x3FFF
-
-
-class ServerError(OSError):
-    """The server answered with an error. `errno` is 0 in 9P2000, which has only the text."""
-
-
-class Disconnected(ConnectionError):
-    """The server ended the connection."""
-
-
-class Wrong(AssertionError):
-    """The server broke a rule that holds for every answer."""
-
-
-class Entry(NamedTuple):
-    """One entry of a directory as Treaddir tells it; `kind` is a DT_ constant."""
-
-    qid: QID
-    offset: int
-    kind: int
-    name: bytes
 
 
 class Client:
@@ -156,7 +133,7 @@ class Client:
         """The next whole frame as bytes."""
         self._fill(4, seconds)
         (size,) = struct.unpack_from("<I", self._input)
-        if size < 7 or self.msize and size > self.msize:
+        if size < 7 or (self.msize and size > self.msize):
             raise Wrong(f"a frame of {size} bytes, agreed are {self.msize}")
         self._fill(size, seconds)
         frame = bytes(self._input[:size])
@@ -178,7 +155,7 @@ class Client:
             self._input += data
 
     def wait(self, tag: int, seconds: float | None = None) -> Any:
-        """The answer for a tag, an error answer included; answers for other tags are kept for whoever waits for them."""
+        """The answer for a tag, an error answer included; those for other tags are kept for whoever waits for them."""
         while not self._waiting.get(tag):
             arrived, message = self.receive(seconds)
             self._waiting.setdefault(arrived, []).append(message)
@@ -215,7 +192,8 @@ class Client:
             if not 0 < number < 512:
                 raise Wrong(f"{number} is no errno that a client can use")
             if errnos and number not in errnos:
-                raise Wrong(f"{_name(number)} instead of {' or '.join(map(_name, errnos))} for {shown(message)}")
+                due = " or ".join(map(errno_name, errnos))
+                raise Wrong(f"{errno_name(number)} instead of {due} for {shown(message)}")
         return number
 
     def refuses(self, message: Any) -> None:
@@ -317,7 +295,8 @@ class Client:
 
     def read_all(self, fid: int, count: int | None = None) -> bytes:
         """A whole file, in pieces of `count` bytes, as large as they can be if None."""
-        parts, offset = [], 0
+        parts: list[bytes] = []
+        offset = 0
         while True:
             part = self.read(fid, offset, self.msize - 24 if count is None else count)
             if not part:
@@ -353,66 +332,3 @@ class Client:
             if not part:
                 return found
             found += part
-
-
-def shown(message: Any) -> str:
-    """A message for a person, on one line."""
-    return describe(message, 0).replace(" tag=0", "")
-
-
-def result(answer: Any, message: Any) -> Any:
-    """The answer. Raises ServerError if it is an error."""
-    if isinstance(answer, Rlerror):
-        raise ServerError(answer.ecode, f"{_name(answer.ecode)} for {shown(message)}")
-    if isinstance(answer, Rerror):
-        raise ServerError(answer.errno, f"{answer.ename!r} for {shown(message)}")
-    return answer
-
-
-def entries(data: bytes) -> Iterator[Entry]:
-    """What Rreaddir holds: qid[13] offset[8] type[1] name[s]. Raises Wrong when an entry is cut off."""
-    at = 0
-    while at < len(data):
-        if len(data) - at < 24:
-            raise Wrong("an entry of the directory is cut off")
-        *qid, offset, kind, length = struct.unpack_from("<BIQQBH", data, at)
-        at += 24 + length
-        if at > len(data):
-            raise Wrong("a name of the directory is cut off")
-        yield Entry(QID(*qid), offset, kind, data[at - length : at])
-
-
-def records(data: bytes, dialect: Dialect) -> list[StatRecord]:
-    """What Rread of a directory holds in 9P2000 and .u: whole stat records. Raises WireError, Wrong."""
-    cursor = Cursor(data, 0, len(data))
-    found = []
-    while cursor.at < cursor.end:
-        end = cursor.u16() + cursor.at
-        found.append(StatRecord(*codec(StatRecord, dialect).read(cursor)))
-        if cursor.at != end:
-            raise Wrong(f"the size of a stat record is wrong by {end - cursor.at}")
-    return found
-
-
-def connect(address: str) -> socket.socket:
-    """A connected socket for "tcp:HOST:PORT" or "unix:PATH"."""
-    kind, _, rest = address.partition(":")
-    if kind == "unix":
-        plug = socket.socket(socket.AF_UNIX)
-        plug.settimeout(SECONDS)
-        try:
-            plug.connect(rest)
-        except BaseException:
-            plug.close()
-            raise
-        return plug
-    if kind != "tcp":
-        raise ValueError(f"{address!r} is neither tcp:HOST:PORT nor unix:PATH")
-    host, _, port = rest.rpartition(":")
-    plug = socket.create_connection((host.strip("[]"), int(port)), SECONDS)
-    plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return plug
-
-
-def _name(number: int) -> str:
-    return errno.errorcode.get(number, str(number))

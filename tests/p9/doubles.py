@@ -132,7 +132,7 @@ class EchoSession:
         self.bytes_in += count
 
     def advance(self) -> Progress:
-        for _ in range(100):
+        for _ in range(1000):
             if self.pending >= WORKS:
                 return Progress.BUSY
             if sum(map(len, self.out)) > SENT_AT_ONCE:

@@ -117,13 +117,15 @@ class Served(Process):
 class Diod:
     """Debian's diod, a process of its own for each connection, as inetd would start it.
 
-    One that damages its own memory thus harms nobody but the client that made it do so, and a run of many cases says the
-    same every time.
+    One that damages its own memory thus harms nobody but the client that made it do so, and a run of many cases says
+    the same every time.
     """
 
     def __init__(self, source: Path, scratch: Path) -> None:
         needs.tools("diod")
-        self._command = ["diod", "-f", "-n", "-N", "-L", "stderr", "-c", "/dev/null", "-e", str(source), "-r", "0", "-w", "0"]
+        options = ["-f", "-n", "-N", "-L", "stderr", "-c", "/dev/null", "-r", "0", "-w", "0"]
+        # Some cases make it die; then it is not to leave a picture of its memory behind.
+        self._command = ["prlimit", "--core=0:0", "diod", *options, "-e", str(source)]
         self._log = scratch / "diod.log"
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(scratch / "diod.socket"))
@@ -141,7 +143,7 @@ class Diod:
                 except OSError:
                     return  # it was shut down
                 with connection:
-                    child = subprocess.Popen(self._command, stdin=connection, stdout=log, stderr=log)
+                    child = subprocess.Popen(self._command, stdin=connection.fileno(), stdout=log, stderr=log, cwd="/")
                 self._children = [one for one in self._children if one.poll() is None] + [child]
 
     def __enter__(self) -> Diod:

@@ -22,6 +22,9 @@ from fusemap.p9.wire import Dialect
 from fusemap.qid import Allocator, Mapper
 from fusemap.tree import live
 
+from ..support import needs
+from ..support.process import ALICE, call_as
+from ..support.stage import Stage
 from .inside import O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, Inside, exported, refused, setattr_message
 from .talk import Talk, talking
 
@@ -100,7 +103,9 @@ def test_a_walk_from_a_directory_that_is_gone(talk: Talk, tmp_path: Path) -> Non
     fid, file = talk.walk("d/e"), talk.walk("d/e/f")
     os.unlink(tmp_path / "d" / "e" / "f")
     os.rmdir(tmp_path / "d" / "e")
-    for message in (m.Twalk(fid, 50, (b"f",)), m.Twalk(fid, 50, (b"..",)), m.Twalk(file, 50, (b"x",)), m.Tgetattr(fid, 1)):
+    for message in (
+        m.Twalk(fid, 50, (b"f",)), m.Twalk(fid, 50, (b"..",)), m.Twalk(file, 50, (b"x",)), m.Tgetattr(fid, 1),
+    ):  # fmt: skip
         with refused(errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
             talk.ask(message)
     assert talk.ask(m.Twalk(fid, 50, ())).wqid == ()
@@ -530,6 +535,25 @@ def test_an_entry_of_mapped_xattr_that_goes_while_it_is_listed(tmp_path: Path, m
         assert {name for name, _ in listed(talk, talk.open(""), 8192)} == {b".", b"..", b"a", b"c"}
 
 
+def test_what_a_mapped_server_may_not_read_is_shown_as_it_is(stage: Stage) -> None:
+    needs.root()
+    top = stage.directory("mapped")
+    (top / "closed").mkdir(mode=0o700)
+    (top / "secret").write_bytes(b"secret")
+    (top / "secret").chmod(0o600)
+    (top / "open").write_bytes(b"open")
+    os.setxattr(top / "open", "user.virtfs.uid", (77).to_bytes(4, "little"))
+
+    def server() -> tuple[set[bytes], int, int]:
+        with talking(top, model="mapped-xattr") as talk:
+            names = {name for name, _ in listed(talk, talk.open(""), 8192)}
+            with refused(errno.EACCES):
+                talk.open("secret")
+            return names, talk.getattr("secret").mode, talk.getattr("open").uid
+
+    assert call_as(ALICE, server) == ({b".", b"..", b"closed", b"secret", b"open"}, 0o100600, 77)
+
+
 def test_a_link_of_mapped_xattr_is_not_truncated(tmp_path: Path) -> None:
     with talking(tmp_path, model="mapped-xattr") as talk:
         talk.ask(m.Tsymlink(talk.root, b"l", b"target", 0))
@@ -627,8 +651,10 @@ def test_a_listing_and_a_walk_up_to_what_gets_no_number(tmp_path: Path, which: s
         assert len(seen) == 4
         (tmp_path / os.fsdecode(seen[0]) / "below").touch()
         assert len(talk.ask(m.Twalk(talk.root, 50, (seen[0], b"below"))).wqid) == 1
-        with refused(errno.ENFILE):
-            talk.ask(m.Txattrwalk(talk.walk(next(f"d{n}" for n in range(10) if b"d%d" % n not in seen)), 51, b""))
+        other = next(f"d{n}" for n in range(10) if b"d%d" % n not in seen)
+        for act in (talk.walk, lambda name: talk.attach(aname=name.encode()), talk.open):
+            with refused(errno.ENFILE):
+                act(other)
 
 
 # What the fast ways must not change
@@ -643,14 +669,12 @@ def test_numbers_are_the_same_in_every_answer_also_traced(tmp_path: Path) -> Non
     lines: list[str] = []
     for trace in (None, lines.append):
         with exported(tmp_path, trace=trace) as export, Inside(export) as inside:
-            listed_ = inside.entries()
-            walked = {name: inside.ask(m.Twalk(inside.root, 99, (name,))).wqid[0] for name in ()}
+            shown = inside.entries()
             told = {name: inside.getattr(name) for name in ("d", "f", "l", "")}
             for name in ("d", "f", "l"):
-                assert listed_[name.encode()].qid == told[name].qid
-                assert inside.ask(m.Twalk(inside.root, 10_000 + len(walked), (name.encode(),))).wqid == (told[name].qid,)
-                walked[name.encode()] = told[name].qid
-            answers.append((listed_, {name: got._replace(atime_s=0, atime_ns=0) for name, got in told.items()}))
+                assert shown[name.encode()].qid == told[name].qid
+                assert inside.ask(m.Twalk(inside.root, inside.new(), (name.encode(),))).wqid == (told[name].qid,)
+            answers.append((shown, {name: got._replace(atime_s=0, atime_ns=0) for name, got in told.items()}))
     assert answers[0] == answers[1]
     assert any("Rgetattr" in line for line in lines)
 

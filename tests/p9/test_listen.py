@@ -87,6 +87,15 @@ def test_only_what_was_written_is_bound(opened: Callable[..., list[Source]]) -> 
     assert any(source.address.startswith("tcp:0.0.0.0:") for source in opened("tcp:*:0"))
 
 
+def test_ipv6s_wildcard_is_not_ipv4s(opened: Callable[..., list[Source]]) -> None:
+    needs.ipv6()
+    (every,) = opened("tcp:[::]:0")
+    port = every.address.rsplit(":", 1)[1]
+    assert every.address == f"tcp:[::]:{port}"
+    assert reaches(f"tcp:[::1]:{port}")
+    assert not reaches(f"tcp:127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize(
     ("word", "warned"), [("tcp:127.0.0.1:0", False), ("tcp:0.0.0.0:0", True), ("tcp:*:0", True)]
 )

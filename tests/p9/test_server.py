@@ -243,10 +243,21 @@ async def test_the_server_rests_when_nothing_is_left_to_do(echo: Echo, no_errors
 def pipes() -> Iterator[tuple[int, int, int, int]]:
     """The server's end to read, the client's to write, the client's to read, the server's to write."""
     found = (*os.pipe(), *os.pipe())
+    ends = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in found}
     yield found
-    for fd in found:
+    for fd, end in ends.items():
+        with contextlib.suppress(OSError):  # most are closed, and the number may be another's by now
+            if os.readlink(f"/proc/self/fd/{fd}") == end:
+                os.close(fd)
+
+
+def _descriptors() -> list[int]:
+    found = []
+    for word in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            os.close(fd)
+            os.fstat(int(word))
+            found.append(int(word))
+    return found
 
 
 async def test_a_pair_of_pipes_is_served_and_ends_the_server(
@@ -271,6 +282,8 @@ async def test_a_pair_of_pipes_is_served_and_ends_the_server(
         await echo.over.wait()
     assert await client.ended()
     assert os.get_blocking(other), "what others use as well is left as it was"
+    pipe = os.readlink(f"/proc/self/fd/{other}")
+    assert [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()].count(pipe) == 1, "it is kept open elsewhere"
     assert session.closed == 1
     os.close(other)
     await replies.aclose()
@@ -680,6 +693,9 @@ async def test_no_descriptors_are_left(echo: Echo, caplog: pytest.LogCaptureFixt
             plain.connect(os.fspath(echo.path))
         await until(lambda: lines(caplog, "cannot accept"))
         assert not echo.export.sessions
+        used = time.thread_time()
+        await trio.sleep(0.3)  # it tries again now and then, not all the time
+        assert time.thread_time() - used < 0.1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     await until(lambda: len(echo.export.sessions) == 3)

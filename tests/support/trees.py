@@ -52,6 +52,7 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     fillers = [path.with_name(f"filler-{n}") for n in range(60)]
     try:
         for filler in fillers:  # ext4 keeps the number of a file that was just removed for the last
+            os.statvfs(path.parent)  # makes xfs go on with freeing what was removed
             make(filler)
             if filler.lstat().st_ino == inode:
                 filler.rename(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemap.qid import Mapper
 from fusemap.table import open_table
 from fusemap.tree import Tree
 
@@ -124,6 +125,20 @@ def test_named_copies_keep_their_numbers_in_every_order(
             assert numbers_of_copies(stage, images, order, walked, *named) == (first, lasting)
     assert numbers_of_copies(stage, images, "b", "b", *named) == ({"b": first["b"]}, {"b"})
     assert "--name" not in caplog.text
+
+
+def test_a_name_for_what_is_not_mounted_names_nothing_else(stage: Stage) -> None:
+    source = stage.ext4("src")
+    (source / "scratch").mkdir()
+    names = {str(source / "scratch"): "scratch"}
+    with contextlib.closing(Tree(source, Mapper(), names)) as tree, contextlib.closing(Tree(source, Mapper())) as plain:
+        assert tree.root.device.key == plain.root.device.key
+        scratch = stage.tmpfs(source / "scratch")
+        assert walk(tree, "scratch").device.key == "name:scratch"
+        tree.rest()
+        run("umount", scratch)
+    with contextlib.closing(Tree(source, Mapper(), {str(source): "main"})) as tree:
+        assert tree.root.device.key == f"{plain.root.device.key}#main"
 
 
 def test_copies_without_names_are_promised_nothing_and_never_swapped(

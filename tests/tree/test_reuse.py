@@ -193,15 +193,30 @@ def test_when_no_number_is_left_the_later_file_is_refused(source: Path) -> None:
             walk(tree, "f")
 
 
+def test_xfs_tells_later_files_too(stage: Stage) -> None:
+    source = stage.disk("xfs", "src")
+    (source / "f").write_text("first")
+    with shown(stage, source) as (tree, _):
+        old = walk(tree, "f")
+        tree.rest()
+        replace(source / "f", lambda path: path.write_text("second"))
+        new = walk(tree, "f")
+        assert (new.inode, new.number == old.number) == (old.inode, False)
+    with shown(stage, source) as (tree, _):
+        assert walk(tree, "f").number == new.number
+
+
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
 def test_other_file_systems_are_as_they_were(stage: Stage, kind: str) -> None:
     source = stage.tmpfs("src") if kind == "tmpfs" else stage.overlay("src")
     (source / "f").write_text("f")
     (source / "d").mkdir()
-    with shown(stage, source, "none") as (tree, _), closing(Tree(source, Mapper())) as plain:
+    with shown(stage, source, "none") as (tree, table), closing(Tree(source, Mapper())) as plain:
         for name in os.listdir(source):
             assert walk(tree, name).number == walk(plain, name).number
         node = walk(tree, "f")
         changes.chmod(tree, node, 0o600)
         tree.rest()
         assert walk(tree, "f") is node
+        # A tmpfs without a name gives no number twice, so there is nothing to remember of its files.
+        assert (table.ledger().holder_count == 0) == (kind == "tmpfs")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from ...support import process
@@ -31,13 +32,12 @@ def run(stage: Stage, *arguments: str, seconds: float | None = None) -> tuple[di
     report = stage.path / "report.xml"
     server = Diod(source, stage.path)
     where = ["--server", server.address, "--export", str(source), f"--junitxml={report}"]
-    command = [sys.executable, "-m", "pytest", str(HERE), "-p", "no:cacheprovider", "-o", "addopts=", *where, *arguments]
+    command = [sys.executable, "-m", "pytest", str(HERE), "-p", "no:cacheprovider", *where, *arguments]
     environment = {**os.environ, "FUSEMAP_REQUIRE_ALL": "0"}
     output = stage.path / "suite.log"
     with open(output, "wb") as log:
-        suite = subprocess.Popen(
-            command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, preexec_fn=die_with_parent
-        )
+        spawn: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": environment}
+        suite = subprocess.Popen(command, cwd=TOP, preexec_fn=die_with_parent, **spawn)
     watchdog.guard(suite.pid)
     try:
         suite.wait(seconds)

@@ -16,7 +16,8 @@ from fusemap.p9.messages import Tlcreate, Twalk
 from fusemap.p9.wire import Dialect
 from fusemap.qid import QID
 
-from ..client import Client, ServerError
+from ..answers import ServerError
+from ..client import Client
 from ..served import Served
 from .numbers import ENOSYS, EOPNOTSUPP
 
@@ -57,7 +58,7 @@ class Target:
             client.close()
             if self.ours:
                 raise
-            pytest.skip(error.strerror)
+            pytest.skip(str(error))
         except BaseException:
             client.close()
             raise

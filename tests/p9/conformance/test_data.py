@@ -8,7 +8,6 @@ import pytest
 
 from fusemap.p9.messages import Rlerror, Rread, Tread, Twrite
 
-from ..client import Disconnected
 from .numbers import O_APPEND, O_RDONLY, O_RDWR, O_WRONLY
 from .place import Place
 
@@ -22,8 +21,11 @@ def test_a_whole_file(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "count", "wanted"),
-    [(0, 3, b"con"), (3, 4, b"tent"), (3, 100, b"tent"), (6, 1, b"t"), (7, 1, b""), (8, 100, b""), (1 << 40, 9, b""), (0, 0, b"")],
-)
+    [
+        (0, 3, b"con"), (3, 4, b"tent"), (3, 100, b"tent"), (6, 1, b"t"),
+        (7, 1, b""), (8, 100, b""), (1 << 40, 9, b""), (0, 0, b""),
+    ],
+)  # fmt: skip
 def test_a_part_of_a_file(place: Place, offset: int, count: int, wanted: bytes) -> None:
     place.file("f", b"content")
     assert place.client.read(place.open("f"), offset, count) == wanted
@@ -37,6 +39,7 @@ def test_an_empty_file(place: Place) -> None:
 @pytest.mark.parametrize("count", [1, 4096 - 24, 65536 - 24])
 def test_as_much_as_was_asked(place: Place, count: int) -> None:
     place.file("f", PATTERN)
+    count = min(count, place.client.msize - 24)
     assert place.client.read(place.open("f"), 100, count) == PATTERN[100 : 100 + count]
 
 
@@ -179,9 +182,6 @@ def test_a_frame_larger_than_the_msize(place: Place) -> None:
     place.file("f", b"content")
     client = place.connect(8192)
     fid = place.open("f", flags=O_RDWR, client=client)
-    try:
-        client.refuses(Twrite(fid, 0, bytes(10_000)))
-    except Disconnected:
-        pass
+    client.refuses(Twrite(fid, 0, bytes(10_000)))
     assert (place / "f").read_bytes() == b"content"
     assert place.client.qid(place.fid)

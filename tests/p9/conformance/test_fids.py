@@ -248,7 +248,12 @@ def test_a_file_is_not_listed(place: Place) -> None:
     place.client.fails(Treaddir(place.open("f"), 0, 1000), ENOTDIR, EBADF, EINVAL)
 
 
-@pytest.mark.parametrize("name", ["lcreate", "symlink", "mknod", "link-dfid", "mkdir", "renameat-old", "renameat-new", "unlinkat", "rename-dfid"])
+IN_A_DIRECTORY = (
+    "lcreate", "symlink", "mknod", "link-dfid", "mkdir", "renameat-old", "renameat-new", "unlinkat", "rename-dfid",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_A_DIRECTORY)
 def test_a_file_is_no_directory(place: Place, name: str) -> None:
     place.file("old", b"content")
     place.client.fails(WITH_FID[name](place.walk("old"), place.walk("old")), ENOTDIR, EOPNOTSUPP)

@@ -6,13 +6,13 @@ import pytest
 
 from fusemap.p9.messages import Rflush, Rlerror, Rlock, Tflush, Tgetattr, Tlock, Tread, Tstatfs
 
-from ..client import Disconnected
+from ..answers import Disconnected
 from .numbers import LOCK_BLOCK, LOCK_SUCCESS, LOCK_UN, LOCK_WR, O_RDWR
 from .place import Place
 
 
 def waiting(place: Place) -> tuple[int, int]:
-    """Two tags of requests that stay unanswered on the place's connection; skips where the server keeps none waiting."""
+    """Two tags of requests that stay unanswered on the place's connection; skips where none is kept waiting."""
     place.file("f")
     other = place.connect()
     lock = Tlock(place.open("f", flags=O_RDWR, client=other), LOCK_WR, 0, 0, 0, 1, b"other")

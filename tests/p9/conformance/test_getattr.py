@@ -25,7 +25,9 @@ from .numbers import (
 )
 from .place import Place
 
-KINDS = ("file", "empty", "sparse", "linked", "suid", "directory", "sticky", "symlink", "fifo", "socket", "char", "block")
+KINDS = (
+    "file", "empty", "sparse", "linked", "suid", "directory", "sticky", "symlink", "fifo", "socket", "char", "block",
+)  # fmt: skip
 
 
 def make(place: Place, kind: str) -> Path:
@@ -125,7 +127,10 @@ def test_the_data_version_follows_the_content(place: Place) -> None:
     assert place.client.getattr(fid).data_version not in (told.data_version, second)
 
 
-@pytest.mark.parametrize("mask", [0, 1, GETATTR_BASIC, GETATTR_BASIC | GETATTR_GEN, GETATTR_ALL, 1 << 63, (1 << 64) - 1], ids=hex)
+MASKS = (0, 1, GETATTR_BASIC, GETATTR_BASIC | GETATTR_GEN, GETATTR_ALL, 1 << 63, (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=hex)
 def test_any_mask_is_answered(place: Place, mask: int) -> None:
     told = place.client.getattr(place.fid, mask)
     assert told.valid & mask & GETATTR_BASIC == mask & GETATTR_BASIC

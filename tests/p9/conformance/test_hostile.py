@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -13,7 +13,8 @@ from fusemap.p9.messages import Tgetattr, Tlopen, Tread, Twalk
 from fusemap.p9.wire import Dialect, encode
 
 from .. import client as clients
-from ..client import Client, Disconnected
+from ..answers import Disconnected
+from ..client import Client
 from .place import Place
 
 
@@ -243,11 +244,12 @@ def test_a_client_that_takes_all_it_can_get(place: Place, name: str) -> None:
         place.file(str(n))
     client = place.connect()
     top = place.walk(client=client)
-    make: Callable[[int], list[object]] = {
+    ways: dict[str, Callable[[int], list[Any]]] = {
         "names": lambda n: [Twalk(top, 100 + n, (b"n" * 255,) * 16)],
         "fids": lambda n: [Twalk(top, 100 + n, (b"%d" % (n % 3),))],
         "opens": lambda n: [Twalk(top, 100 + n, (b"%d" % (n % 3),)), Tlopen(100 + n, 0)],
-    }[name]
+    }
+    make = ways[name]
     for block in range(10):
         messages = [message for n in range(block * 300, block * 300 + 300) for message in make(n)]
         try:

@@ -1,14 +1,15 @@
 """Tlock and Tgetlock: byte ranges, between connections, owners, and processes of the host.
 
-diod's protocol notes describe them after fcntl(2): an owner is a client's name and a process id; a lock that is taken is
-answered BLOCKED, but a server may let a request with the flag BLOCK wait. Linux's client, told BLOCKED, tries again only
-every thirty seconds, so waiting is what one wants.
+diod's protocol notes describe them after fcntl(2): an owner is a client's name and a process id; a lock that is taken
+is answered BLOCKED, but a server may let a request with the flag BLOCK wait. Linux's client, told BLOCKED, tries again
+only every thirty seconds, so waiting is what one wants.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,9 @@ class Owner:
         answer = self.client.ask(self.message(kind, start, length, flags))
         return LOCK_ERROR if isinstance(answer, Rlerror) else answer.status
 
-    def ask(self, kind: int, start: int = 0, length: int = 0) -> Tgetlock:
+    def ask(self, kind: int, start: int = 0, length: int = 0) -> Any:
         """Rgetlock."""
-        return self.client.call(Tgetlock(self.fid, kind, start, length, self.process, self.name))  # type: ignore[no-any-return]
+        return self.client.call(Tgetlock(self.fid, kind, start, length, self.process, self.name))
 
     def waits(self, kind: int = LOCK_WR, start: int = 0, length: int = 0) -> int:
         """Asks for a lock that is taken, to wait for it; the tag. Fails when it is answered at once."""

@@ -23,7 +23,7 @@ from fusemap.p9.messages import (
     Tunlinkat,
 )
 
-from ..client import Disconnected
+from ..answers import Disconnected
 from .numbers import (
     AT_REMOVEDIR,
     EBUSY,
@@ -170,9 +170,12 @@ def test_only_symlinks_are_read_as_such(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "major", "minor"),
-    [(stat.S_IFREG, 0, 0), (stat.S_IFIFO, 0, 0), (stat.S_IFSOCK, 0, 0), (stat.S_IFCHR, 1, 3), (stat.S_IFBLK, 259, 70000)],
+    [
+        (stat.S_IFREG, 0, 0), (stat.S_IFIFO, 0, 0), (stat.S_IFSOCK, 0, 0),
+        (stat.S_IFCHR, 1, 3), (stat.S_IFBLK, 259, 70000),
+    ],
     ids=["file", "fifo", "socket", "char", "block"],
-)
+)  # fmt: skip
 def test_mknod(place: Place, kind: int, major: int, minor: int) -> None:
     answer = place.client.ask(Tmknod(place.fid, b"n", kind | 0o640, major, minor, 0))
     if isinstance(answer, Rlerror) and answer.ecode == EPERM:

@@ -12,7 +12,7 @@ from fusemap.p9.messages import Rerror, StatRecord, Tcreate, Tread, Tstat, Twsta
 from fusemap.p9.wire import Dialect, encode_record
 from fusemap.qid import QID
 
-from ..client import records
+from ..answers import records
 from .numbers import (
     DM_DEVICE,
     DM_DIR,
@@ -28,10 +28,11 @@ from .numbers import (
 from .place import Place
 
 U32: Final = 0xFFFFFFFF
+U64: Final = 0xFFFFFFFFFFFFFFFF
 # "don't touch", each field at its own width
 LEAVE: Final = StatRecord(
-    0xFFFF, U32, QID(0xFF, U32, 0xFFFFFFFFFFFFFFFF), U32, U32, U32, 0xFFFFFFFFFFFFFFFF, b"", b"", b"", b"", b"", U32, U32, U32
-)
+    0xFFFF, U32, QID(0xFF, U32, U64), U32, U32, U32, U64, b"", b"", b"", b"", b"", U32, U32, U32
+)  # fmt: skip
 
 
 def told(place: Place, *names: str) -> StatRecord:
@@ -51,7 +52,8 @@ def seen(place: Place, name: str) -> tuple[int, ...]:
 
 def listing(place: Place, fid: int, count: int) -> list[StatRecord]:
     """A directory, read to its end."""
-    found, offset = [], 0
+    found: list[StatRecord] = []
+    offset = 0
     while True:
         data = place.client.read(fid, offset, count)
         if not data:
@@ -294,7 +296,10 @@ def test_a_device_is_made(unix: Place) -> None:
     assert (os.major(st.st_rdev), os.minor(st.st_rdev)) == (1, 3)
 
 
-@pytest.mark.parametrize("extension", [b"", b"x 1 3", b"c", b"c 1", b"c a b", b"c 1 3 5 7", b"c -1 3", b"b 99999999999 1"])
+NO_DEVICES = (b"", b"x 1 3", b"c", b"c 1", b"c a b", b"c 1 3 5 7", b"c -1 3", b"b 99999999999 1")
+
+
+@pytest.mark.parametrize("extension", NO_DEVICES, ids=lambda e: e.decode() or "empty")
 def test_what_is_no_device(unix: Place, extension: bytes) -> None:
     unix.client.fails(Tcreate(unix.walk(), b"n", DM_DEVICE | 0o666, OREAD, extension))
     assert os.listdir(unix.host) == []

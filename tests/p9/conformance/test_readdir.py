@@ -10,7 +10,7 @@ import pytest
 
 from fusemap.p9.messages import Rlerror, Treaddir
 
-from ..client import Entry
+from ..answers import Entry
 from .numbers import QT_DIR, QT_SYMLINK
 from .place import Place
 

@@ -1,7 +1,8 @@
 """What a user may do who is not root: the numeric user of Tattach counts, as Linux's client sends it with access=user.
 
-The host's own rules apply (path_resolution(7), chmod(2), chown(2), unlink(2)). A server that acts with more rights than
-its client has must not lend them: so set-user-id bits go when somebody else writes (CVE-2023-1386 was that they stayed).
+The host's own rules apply (path_resolution(7), chmod(2), chown(2), unlink(2)). A server that acts with more rights
+than its client has must not lend them: so set-user-id bits go when somebody else writes (CVE-2023-1386 was that they
+stayed).
 """
 
 from __future__ import annotations
@@ -71,8 +72,11 @@ def attributes(fid: int, valid: int, mode: int = 0, uid: int = 0, gid: int = 0, 
 
 @pytest.mark.parametrize(
     ("mode", "owner", "reads", "writes"),
-    [(0o600, 0, 0, 0), (0o644, 0, 1, 0), (0o666, 0, 1, 1), (0o602, 0, 0, 1), (0o600, ALICE, 1, 1), (0o066, ALICE, 0, 0)],
-)
+    [
+        (0o600, 0, 0, 0), (0o644, 0, 1, 0), (0o666, 0, 1, 1),
+        (0o602, 0, 0, 1), (0o600, ALICE, 1, 1), (0o066, ALICE, 0, 0),
+    ],
+)  # fmt: skip
 def test_permission_to_open(alice: As, mode: int, owner: int, reads: int, writes: int) -> None:
     owned(alice.place, "f", mode, owner)
     for flags, allowed in ((O_RDONLY, reads), (O_WRONLY, writes), (O_RDWR, reads and writes)):

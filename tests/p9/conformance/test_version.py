@@ -13,7 +13,7 @@ import pytest
 from fusemap.p9.messages import NOFID, NOTAG, Rlerror, Rversion, Tattach, Tflush, Tgetattr, Tlock, Tread, Tversion
 from fusemap.p9.wire import Dialect
 
-from ..client import Disconnected, Wrong
+from ..answers import Disconnected, Wrong
 from .numbers import LOCK_BLOCK, LOCK_UN, LOCK_WR, O_RDWR
 from .place import Place
 
@@ -25,8 +25,15 @@ def test_every_dialect_is_spoken_or_declined(place: Place, dialect: Dialect) -> 
     assert answer.version in ({dialect.value} if place.target.ours else lawful)
 
 
-@pytest.mark.parametrize("version", [b"8P1234", b"", b"unknown", b"HTTP/1.1", b"\xff\xfe", b"9p2000.l", b"9P" * 2000], ids=lambda v: ascii(v[:9])[2:-1] or "empty")
-def test_an_unknown_version_is_answered_with_unknown(place: Place, version: bytes) -> None:
+UNKNOWN = {
+    "other": b"8P1234", "empty": b"", "unknown": b"unknown", "http": b"HTTP/1.1",
+    "no-text": b"\xff\xfe", "lower-case": b"9p2000.l", "long": b"9P" * 2000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", UNKNOWN)
+def test_an_unknown_version_is_answered_with_unknown(place: Place, form: str) -> None:
+    version = UNKNOWN[form]
     client = place.bare()
     assert client.negotiate(version).version == b"unknown"
     assert client.negotiate(place.dialect.value).version == place.dialect.value  # and may be followed by a better one

@@ -14,7 +14,7 @@ import pytest
 
 from fusemap.p9.messages import MAX_WALK, Rlerror, Rwalk, Tclunk, Tgetattr, Tlopen, Twalk
 
-from ..client import Disconnected
+from ..answers import Disconnected
 from .numbers import ENAMETOOLONG, ENOENT, ENOTDIR, O_RDONLY, QT_DIR, QT_SYMLINK
 from .place import Place
 
@@ -238,6 +238,7 @@ def test_a_dot_is_refused_or_stays(deep: Place) -> None:
 
 @pytest.mark.parametrize("length", [256, 4096, 60000])
 def test_too_long_a_name_is_an_error(place: Place, length: int) -> None:
+    length = min(length, place.client.msize - 100)
     place.client.fails(Twalk(place.fid, place.client.new_fid(), (b"n" * length,)), ENAMETOOLONG, ENOENT)
 
 
@@ -272,7 +273,7 @@ def test_nothing_is_below_a_directory_that_the_host_has_removed(place: Place) ->
 
 def test_a_long_way_in_one_frame(deep: Place) -> None:
     client = deep.client
-    steps = tuple([*map(os.fsencode, names(8)), *[b".."] * 8])
+    steps = (*map(os.fsencode, names(8)), *[b".."] * 8)
     answer: Rwalk = client.call(Twalk(deep.fid, client.new_fid(), steps))
     assert len(answer.wqid) == 16
     assert answer.wqid[-1] == client.qid(deep.fid)

@@ -18,7 +18,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
+from fusemap.p9 import linux, naming, transfer
 from fusemap.p9 import messages as m
 from fusemap.p9.export import Export, Peer
 from fusemap.p9.mapped import MappedXattr
@@ -26,7 +28,7 @@ from fusemap.p9.model import Model, Passthrough
 from fusemap.p9.session import Progress, Session, Work
 from fusemap.p9.wire import Dialect, UnknownType, WireError, decode, encode
 from fusemap.qid import Mapper
-from fusemap.tree import Tree
+from fusemap.tree import Tree, live
 
 from ...support.trees import descriptors
 from .grammar import TAGS, Bytes, Choices, frame, pick
@@ -35,6 +37,7 @@ MSIZE: Final = 8192
 STEPS: Final = 120
 MODELS: Final = (Model, Passthrough, MappedXattr)
 DIALECTS: Final = (Dialect.LINUX, Dialect.UNIX, Dialect.BASE)
+SECRET: Final = b"treasure"  # names and content outside of the export, which no request has
 HELD: Final = (1 << 22) + 64 * MSIZE
 """Bytes that a session may hold in buffers."""
 
@@ -61,7 +64,7 @@ class Client:
     def __init__(self, export: Export, name: str) -> None:
         self.session = Session(export, Peer(name))
         self.dialect = Dialect.BASE
-        self.asked: dict[int, int] = {}  # tag: message number
+        self.asked: dict[int, tuple[int, bytes]] = {}  # tag: message number, frame
         self.flushes: dict[int, int] = {}  # tag of a Tflush: what it flushes
         self.ready: list[Work] = []
         self.running: list[tuple[Work, threading.Thread, list[Any]]] = []
@@ -182,14 +185,14 @@ class Client:
             if number % 2 or number < 8:
                 self._doomed = True
                 return
-            body = bytes(self._sent[7:size])
+            raw = bytes(self._sent[:size])
             del self._sent[:size]
             if number == m.NUMBERS[m.Tversion]:
                 self.asked.clear()
                 self.flushes.clear()
-            elif number == m.NUMBERS[m.Tflush] and len(body) == 2:
-                self.flushes[tag] = struct.unpack("<H", body)[0]
-            self.asked.setdefault(tag, number)
+            elif number == m.NUMBERS[m.Tflush] and size == 9:
+                self.flushes[tag] = struct.unpack_from("<H", raw, 7)[0]
+            self.asked.setdefault(tag, (number, raw))
 
     def _check(self, reply: bytes) -> None:
         size, number, tag = struct.unpack_from("<IBH", reply)
@@ -200,9 +203,9 @@ class Client:
             self.dialect = Dialect(version.version) if version.version != b"unknown" else self.dialect
             if version.msize > MSIZE:
                 raise Failure(f"msize grew to {version.msize}")
-        asked = self.asked.pop(tag, None)
-        if asked is None:
+        if tag not in self.asked:
             raise Failure(f"a reply for tag {tag}, which asked nothing: {reply[:40].hex()}")
+        asked, request = self.asked.pop(tag)
         wrong = m.NUMBERS[m.Rlerror if self.session.dialect is Dialect.LINUX else m.Rerror]
         if number not in (asked + 1, wrong):
             raise Failure(f"message {asked} is answered by {number}")
@@ -214,10 +217,47 @@ class Client:
             raise Failure(f"a reply that is none: {error}") from error
         if isinstance(message, m.Rlerror) and not 0 < message.ecode < 512:
             raise Failure(f"errno {message.ecode}")
+        if number == asked + 1 and asked in m.BY_NUMBER and not isinstance(message, m.Rversion):
+            _compare(decode(request, self.session.dialect)[1], message)
         if isinstance(message, m.Rflush):
             self.asked.pop(self.flushes.pop(tag, -1), None)
-        if b"outside" in reply and b"../outside" not in reply:
+        if SECRET in reply:
             raise Failure("something outside is shown")
+
+
+def _compare(request: Any, reply: Any) -> None:
+    """Whether a reply is within what was asked for."""
+    good = True
+    if isinstance(reply, m.Rread | m.Rreaddir):
+        good = len(reply.data) <= request.count
+    elif isinstance(reply, m.Rwrite):
+        good = reply.count <= len(request.data)
+    elif isinstance(reply, m.Rwalk):
+        good = len(reply.wqid) <= len(request.wname) and (not request.wname or bool(reply.wqid))
+    elif isinstance(reply, m.Rgetattr):
+        good = not reply.valid & ~request.request_mask
+    elif isinstance(reply, m.Rlock):
+        good = reply.status in (0, 1, 2)
+    elif isinstance(reply, m.Rgetlock):
+        good = reply.type in (0, 1, 2) and reply.start + max(reply.length, 1) <= 1 << 63
+    if isinstance(reply, m.Rreaddir):
+        _entries(bytes(reply.data))
+    if not good:
+        raise Failure(f"{request} is answered by {reply}")
+
+
+def _entries(data: bytes) -> None:
+    """Entries of a directory in 9P2000.L: qid[13] offset[8] type[1] name[s], each whole."""
+    cookies = []
+    while data:
+        length = int.from_bytes(data[22:24], "little")
+        name = data[24 : 24 + length]
+        if len(data) < 24 + length or not name or b"/" in name or b"\0" in name:
+            raise Failure(f"an entry that is none: {data[:60].hex()}")
+        cookies.append(int.from_bytes(data[13:21], "little"))
+        data = data[24 + length :]
+    if len(set(cookies)) != len(cookies) or any(not 0 < cookie < 1 << 63 for cookie in cookies):
+        raise Failure(f"cookies: {cookies}")
 
 
 def _frames(raw: bytes) -> Iterator[bytes]:
@@ -247,14 +287,15 @@ def build(top: Path) -> Path:
     os.symlink("../outside", source / "link")
     os.mkfifo(source / "fifo")
     (top / "outside").mkdir()
-    (top / "outside" / "secret").write_text("outside")
+    (top / os.fsdecode(SECRET)).touch()
+    (top / "outside" / os.fsdecode(SECRET)).write_bytes(SECRET)
     return source
 
 
 def outside(top: Path) -> list[Any]:
     """What is beside the export."""
     found: list[Any] = []
-    for path in (top / "outside", top / "outside" / "secret"):
+    for path in (top / "outside", top / "outside" / os.fsdecode(SECRET)):
         st = path.lstat()
         found.append((st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_nlink))
     return [sorted(os.listdir(top)), os.listdir(top / "outside"), found]
@@ -278,7 +319,24 @@ def play(choices: Choices, scratch: str | None = None) -> None:
         root.removeHandler(bugs)
 
 
+@contextlib.contextmanager
+def slow_disk() -> Iterator[None]:
+    """Whatever may have to wait for a disk does: it becomes work."""
+    with contextlib.ExitStack() as stack:
+        for room in (linux, transfer, live):
+            stack.enter_context(mock.patch.object(room, "LONG_REMOVAL_BLOCKS", -1))
+        stack.enter_context(mock.patch.object(naming, "MUCH_WRITTEN", -1))
+        stack.enter_context(mock.patch.object(transfer, "read_now", return_value=(0, False)))
+        stack.enter_context(mock.patch.object(transfer, "write_now", return_value=(0, False)))
+        yield
+
+
 def _play(choices: Choices, source: Path, bugs: Bugs) -> None:
+    with slow_disk() if choices.below(4) == 3 else contextlib.nullcontext():
+        _play_at(choices, source, bugs)
+
+
+def _play_at(choices: Choices, source: Path, bugs: Bugs) -> None:
     tree = Tree(source, Mapper())
     try:
         model = pick(choices, MODELS)(tree)
@@ -337,7 +395,7 @@ def _talk(choices: Choices, clients: list[Client]) -> None:
         opened = [number for number, fid in fids.items() if fid.io is not None]
         raw = frame(choices, client.dialect, tag, [*fids, *client.session.control], opened)
         client.send(raw, pick(choices, (MSIZE, MSIZE, MSIZE, 1 + len(raw) // 20, 7 + len(raw) // 20, 100)))
-        if what > 3:
+        if what > 7:
             client.work(choices)
 
 

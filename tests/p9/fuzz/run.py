@@ -2,8 +2,8 @@
 
     python -m tests.p9.fuzz.run --seconds 300            as root, since a client may act as another user
 
-Needs atheris (pip install atheris). It begins with corpus/ and keeps what it finds in a directory of its own. A game
-that fails is written into corpus/ and becomes a test; so are, with --keep N, the N that together reach most.
+Needs atheris (pip install atheris). It begins with corpus/, and with --found goes on from what it found the last time.
+What fails is written into corpus/ and so becomes a test.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--target", choices=TARGETS, help="only this one")
     parser.add_argument("--found", type=Path, help="where to keep what reaches something new, to go on from there")
-    parser.add_argument("--keep", type=int, default=0, help="add so many of these to corpus/ (the smallest first)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -48,8 +47,6 @@ def main() -> int:
             command = [sys.executable, "-m", "tests.p9.fuzz.run", "--child", target, "--seconds", seconds]
             done = subprocess.run([*command, "--found", found], check=False, env={**os.environ, "TMPDIR": scratch})
             failed |= done.returncode != 0
-            for path in sorted(found.iterdir(), key=lambda path: path.stat().st_size)[: options.keep]:
-                _keep(target, path.read_bytes())
     return int(failed)
 
 

@@ -1,0 +1,2 @@
+"""What clients may do and see: attacks, and the security models."""
+

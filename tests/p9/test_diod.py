@@ -1,0 +1,52 @@
+"""The conformance suite against Debian's diod: what fails must be what conformance/diod.md says, neither less nor more.
+
+A suite that only ever runs against the server it was written for shows nothing; this one is known to find what is wrong
+with another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from ..support import needs
+from ..support.stage import Stage, watchdog
+from .conformance.against_diod import HERE, run
+
+SECONDS = 400.0
+ROW = re.compile(r"^\| (\w+::\w+) \| (\S.*) \|$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[dict[str, str]]:
+    """What became of each case."""
+    needs.tools("diod")
+    stage = Stage()
+    try:
+        with watchdog.limit(SECONDS):
+            results, text = run(stage, "-q", "--tb=line", "--seconds", "5", seconds=SECONDS)
+        assert results, text
+        yield results
+    finally:
+        stage.close()
+
+
+def cases(outcomes: dict[str, str], what: str) -> set[str]:
+    """Cases of which one form at least came out so."""
+    return {name.partition("[")[0] for name, result in outcomes.items() if result == what}
+
+
+def test_what_fails_is_what_is_known(outcomes: dict[str, str]) -> None:
+    known = dict(ROW.findall((HERE / "diod.md").read_text()))
+    failed = cases(outcomes, "failed")
+    assert failed - set(known) == set(), "not in diod.md"
+    assert set(known) - failed == set(), "in diod.md, and does not fail"
+
+
+def test_most_of_it_passes(outcomes: dict[str, str]) -> None:
+    """diod is a good server: were the suite wrong about the protocol, more would fail."""
+    results = list(outcomes.values())
+    assert results.count("passed") > 600
+    assert results.count("failed") < results.count("passed") / 3
