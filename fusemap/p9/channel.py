@@ -30,6 +30,10 @@ _PROBE_SECONDS: Final = 10
 _PROBES: Final = 6
 
 
+_WORTH_A_CALL: Final = 1 << 15
+_MOST_EXPECTED: Final = 1 << 18
+
+
 class Channel:
     """Two descriptors, owned from now on; the same number twice for a socket."""
 
@@ -37,6 +41,8 @@ class Channel:
         self.reader: Final = reader
         self.writer: Final = writer
         self._fds = {reader, writer}
+        self._expected = 1
+        self._tcp = socket.socket(fileno=reader) if _is_tcp(reader) else None
         self._blocking = [fd for fd in self._fds if os.get_blocking(fd)]
         for fd in self._blocking:
             os.set_blocking(fd, False)
@@ -44,6 +50,17 @@ class Channel:
         self._gone_when = select.POLLERR | select.POLLHUP
         if writer == reader and not _is_unix(reader):
             self._gone_when |= select.POLLRDHUP
+
+    def expect(self, size: int) -> None:
+        """So much more of a message is to come, 0 where that is not known.
+
+        TCP need not report a few bytes of it then (SO_RCVLOWAT, socket(7)); its end it reports all the same. A long
+        message that is received in small pieces costs a turn, and mostly a wake-up, for each.
+        """
+        size = max(min(size, _MOST_EXPECTED), 1)
+        if self._tcp is not None and size != self._expected and max(size, self._expected) >= _WORTH_A_CALL:
+            self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            self._expected = size
 
     def receive(self, space: memoryview) -> int:
         """Puts bytes into `space`; how many, 0 at the end. Raises BlockingIOError when none are there, OSError."""
@@ -65,6 +82,8 @@ class Channel:
 
     def close(self) -> None:
         """Closes both."""
+        if self._tcp is not None:
+            self._tcp.detach()
         for fd in self._blocking:
             with contextlib.suppress(OSError):
                 os.set_blocking(fd, True)
@@ -108,3 +127,11 @@ def _is_unix(fd: int) -> bool:
         return False
     with found:
         return found.family == socket.AF_UNIX
+
+
+def _is_tcp(fd: int) -> bool:
+    found = look(fd)
+    if found is None:
+        return False
+    with found:
+        return found.family in (socket.AF_INET, socket.AF_INET6)

@@ -174,6 +174,7 @@ class Connection:
             session.received(count)
             if not self._advance() or self._progress is not Progress.HUNGRY:
                 self._stir()
+            self._channel.expect(session.missing())
         except Exception as error:
             self._failed = error
             self._stir()

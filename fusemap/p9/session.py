@@ -159,6 +159,10 @@ class Session:
             self._view = memoryview(grown)
         return self._view[self._end :]
 
+    def missing(self) -> int:
+        """How many bytes of the frame that is being received are still to come; 0 where that is not known."""
+        return max(self._needed() - self._end, 0) if self._end - self._start >= 4 else 0
+
     def received(self, count: int) -> None:
         """`count` bytes were put into the space."""
         self._end += count

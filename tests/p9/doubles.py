@@ -122,6 +122,10 @@ class EchoSession:
         self._buffer = bytearray(1 << 16)
         self._have = 0
 
+    def missing(self) -> int:
+        """It does not tell."""
+        return 0
+
     def space(self) -> memoryview:
         if self._have == len(self._buffer):
             self._buffer += bytes(len(self._buffer))

@@ -180,3 +180,16 @@ def test_what_was_opened_stays_open(alice: As) -> None:
     alice.client.call(Tlopen(fid, O_RDONLY))
     (alice.place / "f").chmod(0o600)
     assert alice.client.read(fid) == b"content"
+
+
+@pytest.mark.parametrize("way", ["write", "size"])
+def test_set_user_id_goes_as_the_client_sees_it(alice: As, way: str) -> None:
+    """For a server that keeps modes of its own: what getattr tells is what counts."""
+    owned(alice.place, "f", 0o6777)
+    fid = alice.walk("f")
+    if way == "write":
+        alice.client.call(Tlopen(fid, O_WRONLY))
+        alice.client.write(fid, b"CON")
+    else:
+        alice.client.call(attributes(fid, SET_SIZE, size=3))
+    assert alice.client.getattr(fid).mode & 0o7777 == 0o777

@@ -53,7 +53,7 @@ def pick(choices: Choices, values: Sequence[T]) -> T:
 
 NEW_FIDS: Final = (*range(1, 10), 0, m.NOFID, 0x7FFFFFFF)
 ODD_FIDS: Final = (0, 1, 5, m.NOFID, 0x7FFFFFFF)
-KNOWN: Final = (b"dir", b"file", b"new", b"link", b"sub", b"deep", b"fifo", b"other", b"large", b"stats.json")
+KNOWN: Final = (b"dir", b"file", b"new", b"link", b"sub", b"deep", b"fifo", b"other", b"large", b"stats.json", b"..")
 NAMES: Final = (
     *KNOWN,
     b".",

@@ -12,7 +12,6 @@ from fusemap.p9 import model as model_module
 from ...support.process import ALICE, BOB, MEMBER, TEAM, User, run
 from ...support.stage import Stage, detach
 
-
 OTHER_TEAM: Final = 62001
 STRANGER: Final = User(61009, 65534, name="stranger")  # whom the host does not know
 NOBODY: Final = 65534
