@@ -3,9 +3,9 @@
 A turn (rounds.py) receives once, lets the session handle that and sends the answers, all without waiting. What a turn
 cannot finish is left to the connection's own task, and there are no turns until that has caught up: so nothing more is
 taken from a client as long as what was answered to him has not gone out, and who does not read is not heard, and holds
-no memory but his own answers. Every call that may wait for a disk or a lock is a `Work`, run in a thread by a task of
-its own; its reply is sent the moment it is there, by that task, whatever the other one waits for. The two take turns at
-the channel by a lock, and only where it is full.
+no memory but his own answers. Every call that may wait for a disk or a lock is a `Work`, run in a thread (workers.py);
+its reply is sent the moment it is there, whatever the connection's task waits for. Where the channel is full, a task
+sends the rest.
 
 A work outlives its connection where it must: `Session.close()` asks it to come back, but a thread that hangs on a dead
 disk does not. Each work that was taken from a session gets exactly one run() and one finish() or fail(), also after
@@ -22,9 +22,10 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -32,6 +33,7 @@ from fusemap.p9.channel import Buffer, Channel
 from fusemap.p9.rounds import Rounds
 from fusemap.p9.session import Progress
 from fusemap.p9.wire import WireError
+from fusemap.p9.workers import THREADS_A_DEVICE, Workers
 
 if TYPE_CHECKING:
     from fusemap.p9.session import Session, Work
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNSENT_BYTES: Final = 4 << 20
-THREADS_A_DEVICE: Final = 16
 FIRST_VERSION_SECONDS: Final = 30.0
 GONE_SECONDS: Final = 1.0
 SELDOM_SECONDS: Final = 60.0
@@ -71,20 +72,23 @@ class Shared:
         self.works: Final = works
         self.asked: Final = asked
         self.rounds: Final = Rounds(lambda: self.under_way)
+        self.workers: Final = Workers(self.rounds)
         self.connections: Final[set[Connection]] = set()
         self.under_way = 0
         self.seldom: Final = Seldom()
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._all_back = trio.Event()
 
-    def limiter(self, key: str) -> trio.CapacityLimiter:
-        """What limits the threads for one device, so that a slow disk is waited for by its own users only.
+    def back(self) -> None:
+        """A work has finished."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._all_back.set()
 
-        An empty key is for waits that are limited elsewhere and must not wait for each other (locks).
-        """
-        limiter = self._limiters.get(key)
-        if limiter is None:
-            limiter = self._limiters[key] = _limited(key)
-        return limiter
+    async def until_all_are_back(self) -> None:
+        """Returns when no work is under way."""
+        while self.under_way:
+            self._all_back = trio.Event()
+            await self._all_back.wait()
 
 
 class Connection:
@@ -101,7 +105,8 @@ class Connection:
         self._unsent_bytes = 0
         self._under_way = 0
         self._finish = trio.Event()
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._working: Counter[str] = Counter()  # works in threads, or queued for them, by device
+        self._held: deque[Work] = deque()  # works that must wait for one of those, or for replies to be taken
         self._over = False
         self._progress = Progress.HUNGRY
         self._stirred = trio.Event()
@@ -192,7 +197,9 @@ class Connection:
         for work in session.work():
             self._under_way += 1
             self._shared.under_way += 1
-            self._shared.works.start_soon(self._run, work)
+            self._held.append(work)
+        if self._held:
+            self._begin_held()
         return self._send(session.outgoing())
 
     async def _catch_up(self) -> None:
@@ -238,6 +245,7 @@ class Connection:
                     await trio.lowlevel.wait_writable(self._channel.writer)
                 except trio.ClosedResourceError:
                     raise _Ended("closed") from None
+        self._begin_held()
 
     def _say_the_last(self) -> None:
         """What was answered before it went wrong, if it goes out at once."""
@@ -246,39 +254,48 @@ class Connection:
 
     # Work -------------------------------------------------------------------------------------------------------------
 
-    async def _run(self, work: Work) -> None:
-        """Runs a call in a thread, and sends its reply."""
-        settle: Callable[[], None]
-        try:
-            async with self._limiter(work.limiter):
-                if self._unsent_bytes > UNSENT_BYTES:  # he does not take the replies that he has
-                    await self._sent()
-                limiter = self._shared.limiter(work.limiter)
-                # When the server is ended by force, the thread is left to its disk.
-                result = await trio.to_thread.run_sync(work.run, limiter=limiter, abandon_on_cancel=True)
-            settle = partial(work.finish, result)
-        except Exception as error:
-            settle = partial(work.fail, error)
+    def _begin_held(self) -> None:
+        """Begins the works that may begin; the others of a device wait for one of those to finish."""
+        if self._unsent_bytes > UNSENT_BYTES and not self._over:  # he does not take the replies that he has
+            return
+        for _ in range(len(self._held)):
+            work = self._held.popleft()
+            key = work.limiter
+            if key and self._working[key] >= THREADS_A_DEVICE:
+                self._held.append(work)
+                continue
+            self._working[key] += 1
+            self._shared.workers.start(key, work.run, partial(self._settle, work))
+
+    def _settle(self, work: Work, result: Any, error: Exception | None) -> None:
+        """A work has come back: its reply is sent."""
+        self._working[work.limiter] -= 1
         self._under_way -= 1
-        self._shared.under_way -= 1
         self._finish.set()
         self._shared.asked()
         try:
-            settle()
+            if error is None:
+                work.finish(result)
+            else:
+                work.fail(error)
             if not self._over and not self._send(self._session.outgoing()):
+                self._shared.works.start_soon(self._send_the_rest)
+        except _Ended as ended:
+            log.debug("%s: %s", self.name, ended)
+            self._scope.cancel()
+        except Exception as bug:
+            self._shared.seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=bug)
+            self._scope.cancel()
+        self._begin_held()
+        self._shared.back()
+
+    async def _send_the_rest(self) -> None:
+        try:
+            if not self._over:
                 await self._sent()
         except _Ended as ended:
             log.debug("%s: %s", self.name, ended)
             self._scope.cancel()
-        except Exception as error:
-            self._shared.seldom.log(logging.ERROR, "%s: dropped because of a bug", self.name, error=error)
-            self._scope.cancel()
-
-    def _limiter(self, key: str) -> trio.CapacityLimiter:
-        limiter = self._limiters.get(key)
-        if limiter is None:
-            limiter = self._limiters[key] = _limited(key)
-        return limiter
 
     async def _until_finished(self) -> None:
         """Returns when a work has finished; meanwhile nothing is received, so that an end would not be noticed."""
@@ -301,14 +318,11 @@ class Connection:
             self._session.close()
         except Exception:
             log.exception("%s: bug in closing its session", self.name)
+        self._begin_held()
 
 
 class _Ended(Exception):
     """The other end is closed or lost; the text says how, for those who log everything."""
-
-
-def _limited(key: str) -> trio.CapacityLimiter:
-    return trio.CapacityLimiter(THREADS_A_DEVICE if key else math.inf)
 
 
 def _pass_over(parts: list[Buffer], size: int) -> None:

@@ -452,12 +452,17 @@ def _lockable(session: Session, number: int) -> tuple[Fid, File]:
 
 
 def _lock_descriptor(session: Session, fid: Fid, file: File) -> int:
-    """A descriptor of its own for an owner's locks, for reading and writing where the host allows both."""
+    """A descriptor of its own for an owner's locks, for reading and writing where the fid may write.
+
+    Else for reading alone: a program that anybody has open for writing cannot be run (ETXTBSY in execve(2)).
+    """
     tree = session.tree
+    if not file.writable:
+        return tree.open(fid.node, os.O_RDONLY)
     try:
         return tree.open(fid.node, os.O_RDWR)
     except OSError:
-        return tree.open(fid.node, os.O_RDONLY if file.readable else os.O_WRONLY)
+        return tree.open(fid.node, os.O_WRONLY)
 
 
 HANDLERS: Final[Mapping[type, Handler]] = {

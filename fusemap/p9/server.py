@@ -100,6 +100,8 @@ class Server:
                     close_all(self._sources)
                 if self._shared.under_way:
                     log.info("waiting for %d calls under way", self._shared.under_way)
+                await self._shared.until_all_are_back()
+            self._shared.workers.close()
             everything.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -105,7 +105,9 @@ def unlink(tree: Tree, parent: Node, name: bytes, by: Caller | None = None) -> i
 
 def rmdir(tree: Tree, parent: Node, name: bytes, by: Caller | None = None) -> None:
     """rmdir(2). Raises OSError."""
-    _remove(tree, parent, name, os.rmdir, by)
+    fd = _remove(tree, parent, name, os.rmdir, by)
+    if fd is not None:  # a directory that once had very many entries; freeing that is no long matter
+        os.close(fd)
 
 
 def rename(

@@ -124,9 +124,8 @@ class Diod:
     def __init__(self, source: Path, scratch: Path) -> None:
         needs.tools("diod")
         options = ["-f", "-n", "-N", "-L", "stderr", "-c", "/dev/null", "-r", "0", "-w", "0"]
-        # Some cases make it die; then it is not to leave a picture of its memory behind.
-        self._command = ["prlimit", "--core=0:0", "diod", *options, "-e", str(source)]
-        self._log = scratch / "diod.log"
+        self._command = ["diod", *options, "-e", str(source)]
+        self._scratch, self._log = scratch, scratch / "diod.log"
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(scratch / "diod.socket"))
         self._socket.listen(20)
@@ -142,8 +141,10 @@ class Diod:
                     connection, _ = self._socket.accept()
                 except OSError:
                     return  # it was shut down
+                spawn: dict[str, Any] = {"stdin": connection.fileno(), "stdout": log, "stderr": log}
+                # It dies of some cases, and insists on leaving a picture of its memory where it was started.
                 with connection:
-                    child = subprocess.Popen(self._command, stdin=connection.fileno(), stdout=log, stderr=log, cwd="/")
+                    child = subprocess.Popen(self._command, cwd=self._scratch, **spawn)
                 self._children = [one for one in self._children if one.poll() is None] + [child]
 
     def __enter__(self) -> Diod:

@@ -237,6 +237,22 @@ def test_removing_what_is_open(talk: Talk, tmp_path: Path) -> None:
     assert not (tmp_path / "g").exists()
 
 
+@pytest.mark.parametrize("how", ["unlinkat", "remove", "remove-held", "rename-over"])
+def test_a_directory_that_takes_long_to_free(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(live, "LONG_REMOVAL_BLOCKS", -1)
+    if how == "remove-held":
+        talk.open("void")
+    if how == "unlinkat":
+        talk.ask(m.Tunlinkat(talk.root, b"void", 0x200))
+    elif how == "rename-over":
+        talk.ask(m.Trenameat(talk.root, b"d", talk.root, b"void"))
+    else:
+        talk.remove("void")
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def test_nothing_removes_or_renames_the_root(talk: Talk) -> None:
     with refused(errno.EBUSY):
         talk.ask(m.Trename(talk.root, talk.walk("d"), b"x"))

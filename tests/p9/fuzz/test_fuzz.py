@@ -33,7 +33,7 @@ class Drawn:
         return self._steps <= STEPS
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(st.data())
 def test_what_must_hold_holds_whatever_is_asked(data: st.DataObject) -> None:
     needs.root()

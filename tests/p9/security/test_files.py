@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from fusemap.p9 import messages as m
 from fusemap.p9.wire import Dialect
 
 from ...support.describe import describe_tree
-from ...support.process import ALICE, BOB, ROOT, User
+from ...support.process import ALICE, BOB, ROOT, User, run
 from ..inside import (
     NOTHING_CHANGED,
     O_RDONLY,
@@ -193,6 +194,23 @@ def test_set_id_bits_go(disk_ground: Ground, model: str, what: str, user: User) 
             if model != "mapped-xattr":
                 assert oct(path.stat().st_mode) == oct(stat.S_IFREG | expected)
             assert not path.stat().st_mode & 0o6000 or model != "mapped-xattr"
+
+
+@models
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_lock_does_not_keep_the_host_from_running_a_program(
+    disk_ground: Ground, model: str, read_only: bool
+) -> None:
+    """A program that is open for writing cannot be run; who may only read it must not bring that about by a lock."""
+    program = disk_ground.tree / "program"
+    shutil.copy(shutil.which("true") or "/bin/true", program)
+    program.chmod(0o755)
+    with exported(disk_ground.tree, model, read_only=read_only) as export, Inside(export, ALICE.uid) as client:
+        fid = client.open("program")
+        assert client.ask(m.Tlock(fid, 0, 0, 0, 0, 1, b"")).status == 0
+        with refused(errno.EBADF):
+            client.ask(m.Tlock(fid, 1, 0, 0, 0, 1, b""))
+        run(program)
 
 
 @models

@@ -41,7 +41,7 @@ _ON_EXT4: Final = [("ext4", user, scene) for user, scenes in _WHO.items() for sc
 _ELSEWHERE: Final = [(kind, user, scene) for kind in ("xfs", "tmpfs") for user in (ALICE, MEMBER) for scene in INHERITS]
 
 
-@pytest.mark.parametrize(("source", "user", "scene"), _ON_EXT4 + _ELSEWHERE, indirect=["source"])
+@pytest.mark.parametrize(("source", "user", "scene"), _ON_EXT4 + _ELSEWHERE, indirect=["source"], ids=str)
 def test_passthrough_is_what_the_host_does(source: Path, user: User, scene: str) -> None:
     uid, gid, mode = SCENES[scene]
     shown, plain = source / "shown", source / "plain"
