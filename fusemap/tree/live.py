@@ -331,8 +331,9 @@ class Tree(Reach):
         """
         top = top or self.root
         if node is top:
+            st = self.stat(node)
             node.lookups += 1
-            return node, self.stat(node)
+            return node, st
         fd = os.open(b"..", PATH_ONLY, dir_fd=self.fd(node))
         try:
             with contextlib.closing(self._ancestors(fd)) as ancestors:

@@ -105,6 +105,7 @@ LINUX: Final[dict[str, Callable[[Talk], Any]]] = {
     "walk-dot": lambda t: m.Twalk(t.root, 99, (b".",)),
     "walk-far": lambda t: m.Twalk(t.root, 99, (b"d", b"e", b"..", b".", b"f")),
     "walk-itself": lambda t: (fid := t.walk("d")) and m.Twalk(fid, fid, (b"e",)),
+    "walk-above-the-top": lambda t: m.Twalk(t.attach(aname=b"d/e"), 99, (b"..", b"..")),
     "walk-up": lambda t: m.Twalk(t.walk("d/e"), 99, (b"..", b"..")),
     "statfs": lambda t: m.Tstatfs(t.walk("d/f")),
     "getattr": lambda t: m.Tgetattr(t.walk("d/f"), 0x3FFF),

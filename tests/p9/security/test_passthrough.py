@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from ...support.house import differences, outcome
 from ...support.process import ALICE, BOB, MEMBER, ROOT, TEAM, User, call_as
 from ..inside import (
     MODELS,
+    NOTHING_CHANGED,
     SET_MODE,
     SET_UID,
     Inside,
@@ -180,3 +182,46 @@ def test_passthrough_needs_root(source: Path) -> None:
     said = call_as(ALICE, work)
     assert "root" in said
     assert "none" in said  # what to do instead
+
+
+@pytest.mark.parametrize("dialect", [Dialect.UNIX, Dialect.BASE], ids=lambda dialect: dialect.value.decode())
+def test_the_other_dialects_go_by_the_same_rights(source: Path, dialect: Dialect) -> None:
+    furnish(source)
+    (source / "closed").mkdir(0o700)
+    (source / "his").mkdir()
+    os.chown(source / "his", ALICE.uid, ALICE.gid)
+    before = describe_tree(source)
+    with exported(source, "passthrough") as export, Inside(export, ALICE.uid, dialect) as client:
+        with refused(errno.EACCES):
+            client.walk("closed/x")
+        for path, mode in (("ours", 0), ("other", 1), ("other", 0x10), ("ours", 0x12)):
+            with refused(errno.EACCES):
+                client.ask(m.Topen(client.walk(path), mode))
+        for perm in (0o644, 0x80000000 | 0o755):
+            with refused(errno.EACCES):
+                client.ask(m.Tcreate(client.walk(), b"new", perm, 0, b""))
+        for change in ({"mode": 0o666}, {"mtime": 1}, {"gid": b"team"}):
+            with refused(errno.EPERM):
+                client.ask(m.Twstat(client.walk("other"), NOTHING_CHANGED._replace(**change)))
+        with refused(errno.EPERM):
+            client.ask(m.Twstat(client.walk("file"), NOTHING_CHANGED._replace(gid=b"team")))
+        with refused(errno.EACCES):
+            client.ask(m.Twstat(client.walk("other"), NOTHING_CHANGED._replace(length=1)))
+        with refused(errno.EACCES):
+            client.ask(m.Twstat(client.walk("file"), NOTHING_CHANGED._replace(name=b"renamed")))
+        with refused(errno.EACCES):
+            client.remove("file")
+        fid = client.walk("file")
+        client.ask(m.Topen(fid, 0x40))  # to be removed at clunk, which he may not
+        with refused(errno.EACCES):
+            client.clunk(fid)
+        if dialect is Dialect.UNIX:
+            with refused(errno.EPERM):
+                client.ask(m.Twstat(client.walk("file"), NOTHING_CHANGED._replace(n_uid=BOB.uid)))
+            with refused(errno.EPERM):
+                client.ask(m.Tcreate(client.walk("his"), b"null", 0x00800000 | 0o666, 0, b"c 1 3"))
+        assert describe_tree(source) == before
+        made = client.walk("his")
+        client.ask(m.Tcreate(made, b"unreadable", 0x80000000 | 0o300, 0, b""))  # open, whatever its mode
+        assert client.read(made) == b""
+        assert stat.S_IMODE((source / "his" / "unreadable").stat().st_mode) == 0o300
