@@ -86,7 +86,7 @@ def add(verbs: Any) -> None:
         "--peers",
         choices=("any", "self"),
         default="any",
-        help="who may come in by a Unix socket: any user as whom he likes (default), or each only as himself (self); "
+        help="who may come in by a Unix socket: any user as whom he likes (default), or each only as himself (self, with passthrough); "
         "root and the user of the server always as whom they like",
     )
     verb.add_argument("--trace", metavar="FILE", help="write a line for every message to FILE; - is standard output")
@@ -109,6 +109,11 @@ def run(options: argparse.Namespace) -> int:
         set_up(options.log, options.verbose, foreground=True)
         exported.raise_descriptor_limit()
         _check_source(options.source)
+        if options.peers == "self" and options.security not in (None, "passthrough"):
+            raise Refused(
+                f"--peers self holds users to their own rights, and --security {options.security} gives them the "
+                "server's; leave one of them out"
+            )
         # Opened first: where that is refused, no table has been begun. Who comes early waits until there is a tree.
         sources = open_all(options.listen)
         _serve(options, sources)

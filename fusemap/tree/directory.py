@@ -108,7 +108,7 @@ class Directory:
                 if name == b"." or (name == b".." and node is top):
                     number, st = node.number, tree.stat(node)
                 elif name == b"..":
-                    number, st = tree.number_above(node, fd)
+                    number, st = tree.number_above(node, fd, top)
                 else:
                     st = statx(fd, name)
                     plain = st.mnt_id == mount_id and st.dev_minor == minor and st.dev_major == major

@@ -221,13 +221,19 @@ class Tree(Reach):
         number = None if key is None or mount is None else self._known_number(mount, key, st.ino, handle)
         return None if number is None else self._nodes.get(number)
 
-    def number_above(self, node: Node, fd: int) -> tuple[int, Stat]:
-        """Number and stat for the ".." of directory `node`, open as `fd`; the root's is the root. Raises OSError."""
-        if node is self.root:
+    def number_above(self, node: Node, fd: int, top: Node | None = None) -> tuple[int, Stat]:
+        """Number and stat for the ".." of directory `node`, open as `fd`; its own for `top` (by default the root).
+
+        Its own also for a directory that was moved out of `top`: what is above it is nobody's business. Raises OSError.
+        """
+        if node is self.root or node is top:
             return node.number, self.stat(node)
         st = self.calls.statx(fd, b"..")
         if self._is(self.root, st):
             return self.root.number, st
+        with contextlib.closing(self._ancestors(fd)) as ancestors:
+            if not any(self._is(top or self.root, above) for above in ancestors):
+                return node.number, self.stat(node)
         handle = self.handle_of(fd, b"..", st) if self.by_generation else None
         mount = self.filesystems.mount(st.mnt_id) or node.mount
         return self.filesystems.number(lambda key, inode: self._number(mount, key, inode, handle), st, node), st

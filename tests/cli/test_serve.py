@@ -434,6 +434,8 @@ def refused_by_sentence(done: Any, *words: str) -> None:
         (["--listen", "tcp:127.0.0.1:0", "--log", "/proc/none/log"], "cannot write the log"),
         (["--listen", "tcp:127.0.0.1:0", "--name", "x"], "write PATH=NAME"),
         (["--listen", "tcp:127.0.0.1:0", "--state", "nonsense"], "--state"),
+        (["--listen", "unix:s", "--peers", "self", "--security", "none"], "--peers self"),
+        (["--listen", "unix:s", "--peers", "self", "--security", "mapped-xattr"], "--peers self"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )

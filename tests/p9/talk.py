@@ -84,6 +84,16 @@ def run(work: Work) -> None:
         work.finish(result)
 
 
+def entries(data: bytes) -> list[tuple[bytes, int]]:
+    """Names and cookies of the entries in Rreaddir."""
+    found = []
+    while data:
+        size = 24 + int.from_bytes(data[22:24], "little")
+        found.append((data[24:size], int.from_bytes(data[13:21], "little")))
+        data = data[size:]
+    return found
+
+
 @contextmanager
 def talking(
     source: Path, dialect: Dialect = Dialect.LINUX, uid: int = 0, *, msize: int = 1 << 17, **options: Any
