@@ -86,7 +86,8 @@ def add(verbs: Any) -> None:
         "--peers",
         choices=("any", "self"),
         default="any",
-        help="who may come in by a Unix socket: any user as whom he likes (default), or each only as himself (self, with passthrough); "
+        help="who may come in by a Unix socket: any user as whom he likes (default), or each only as himself (self, "
+        "with passthrough); "
         "root and the user of the server always as whom they like",
     )
     verb.add_argument("--trace", metavar="FILE", help="write a line for every message to FILE; - is standard output")

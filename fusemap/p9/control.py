@@ -1,7 +1,8 @@
-"""The control names: a small read-only directory of its own, attached by the name "ctl".
+"""The control names: a small directory of its own, attached by the name "ctl".
 
 stats.json    what was asked and answered, see `Statistics`
 devices.json  the devices that were met: identity, st_dev, where each is mounted
+null, zero    as the host's devices: to measure a connection without a file system behind it (diodload does)
 
 A file's content is made when it is opened. Its QIDs have version 0, by which Linux keeps nothing of it, and paths that
 mean something only here: to a client it is a file system of its own.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fusemap.p9.session import Session
 
 ANAME: Final = b"ctl"
+_NULL, _ZERO = b"null", b"zero"
 _ROOT: Final = QID(QTDIR, 0, 2)
 _FIDS: Final = 64
 _DT_DIR, _DT_REG = 4, 8
@@ -47,12 +49,12 @@ class Asked(OSError):
 class ControlFid:
     """The root (name is empty) or a file; `content` once it is open."""
 
-    __slots__ = ("content", "name", "offset")
+    __slots__ = ("content", "name", "writable")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.content: bytes | None = None
-        self.offset = 0
+        self.writable = False
 
 
 def _stats(export: Export) -> object:
@@ -75,7 +77,12 @@ def _devices(export: Export) -> object:
     ]
 
 
-_FILES: Final[dict[bytes, Callable[[Export], object]]] = {b"stats.json": _stats, b"devices.json": _devices}
+_FILES: Final[dict[bytes, Callable[[Export], object] | None]] = {
+    b"stats.json": _stats,
+    b"devices.json": _devices,
+    _NULL: None,
+    _ZERO: None,
+}
 _QIDS: Final = {name: QID(QTFILE, 0, 3 + index) for index, name in enumerate(_FILES)}
 
 
@@ -108,7 +115,8 @@ def _qid(fid: ControlFid) -> QID:
 
 
 def _text(session: Session, name: bytes) -> bytes:
-    return json.dumps(_FILES[name](session.export), indent=1, sort_keys=True).encode() + b"\n"
+    content = _FILES[name]
+    return b"" if content is None else json.dumps(content(session.export), indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _walk(session: Session, fid: ControlFid, message: m.Twalk) -> Message:
@@ -138,7 +146,7 @@ def _stat(session: Session, fid: ControlFid) -> Stat:
     now = int(time.time())
     content = b"" if not fid.name else fid.content if fid.content is not None else _text(session, fid.name)
     return Stat(*[0] * len(Stat._fields))._replace(
-        mode=S_IFREG | 0o444 if fid.name else S_IFDIR | 0o555,
+        mode=S_IFREG | (0o666 if fid.name == _NULL else 0o444) if fid.name else S_IFDIR | 0o555,
         nlink=1 if fid.name else 2,
         size=len(content),
         atime_s=now,
@@ -160,7 +168,8 @@ def _statfs(session: Session, fid: ControlFid, message: m.Tstatfs) -> Message:
 
 
 def _open(session: Session, fid: ControlFid, flags: int) -> QID:
-    if flags & 3 in (1, 2):
+    fid.writable = flags & 3 in (1, 2)
+    if fid.writable and fid.name != _NULL:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     fid.content = _text(session, fid.name) if fid.name else b""
     return _qid(fid)
@@ -183,7 +192,15 @@ def _read(session: Session, fid: ControlFid, message: m.Tread) -> Message:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         records = [encode_record(_record(session, ControlFid(name)), session.dialect) for name in _FILES]
         return m.Rread(_whole(records, message.offset, size))
+    if fid.name == _ZERO:
+        return m.Rread(bytes(size))
     return m.Rread(fid.content[message.offset : message.offset + size])
+
+
+def _write(session: Session, fid: ControlFid, message: m.Twrite) -> Message:
+    if fid.content is None or not fid.writable:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    return m.Rwrite(len(message.data))
 
 
 def _readdir(session: Session, fid: ControlFid, message: m.Treaddir) -> Message:
@@ -231,6 +248,7 @@ _HANDLERS: Final[dict[type, Callable[..., Message]]] = {
     m.Tlopen: _lopen,
     m.Topen: _plain_open,
     m.Tread: _read,
+    m.Twrite: _write,
     m.Treaddir: _readdir,
     m.Txattrwalk: _xattrwalk,
     m.Tclunk: _clunk,

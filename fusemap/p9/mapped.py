@@ -17,9 +17,9 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISGID, S_ISUID
 from typing import Final
 
 from fusemap.host.calls import Stat
-from fusemap.host.creds import Account, Caller
+from fusemap.host.creds import Account, Caller, Standing
 from fusemap.p9.messages import NONUNAME
-from fusemap.p9.model import Model, User
+from fusemap.p9.model import NOBODY, Model, User
 from fusemap.tree import Directory, Node, changes
 from fusemap.tree.reach import KIND
 from fusemap.tree.virtual import VIRTUAL_PREFIX
@@ -47,7 +47,8 @@ class MappedXattr(Model):
     # What a client sees ---------------------------------------------------------------------------------------------
 
     def account(self, user: User, st: Stat) -> Account:
-        return self._identity.account(self._server(), st.mode)
+        """Nobody's, so that the host takes its own set-id bits away, which no client is told of."""
+        return self._identity.account(Caller(NOBODY, NOBODY, standing=Standing([], 0)), st.mode)
 
     def shown(self, node: Node, st: Stat) -> Stat:
         return _mapped(self.tree.proc(node), st)

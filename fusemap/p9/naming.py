@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from fusemap.p9.model import User
     from fusemap.p9.session import Session
 
+# Failures that say nothing of the name: Linux takes every short walk for ENOENT and may remember that.
+_NOT_OF_THE_NAME: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 _CLUNKED: Final = Rclunk()
 MUCH_WRITTEN: Final = 1 << 20  # closing such a file on some file systems begins to write it to the disk
 
@@ -157,8 +159,8 @@ def walk(session: Session, message: Twalk) -> Message:
                 node, st, place = _step(session, fid, node, name, place)
                 passed.append(node)
                 qids.append(session.export.qid(node, st))
-            except OSError:
-                if not qids:
+            except OSError as error:
+                if not qids or error.errno in _NOT_OF_THE_NAME:
                     raise
                 return Rwalk(tuple(qids))
         node.lookups += 1

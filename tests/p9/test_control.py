@@ -19,7 +19,7 @@ from fusemap.qid import QID
 from .inside import DIALECTS, O_RDWR, refused
 from .talk import Talk, talking
 
-FILES = {b"stats.json", b"devices.json"}
+FILES = {b"stats.json", b"devices.json", b"null", b"zero"}
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.value.decode())
@@ -190,3 +190,15 @@ def test_a_new_version_ends_these_too(talk: Talk) -> None:
     talk.attach()
     with refused(errno.EBADF):
         talk.clunk(CTL)
+
+
+
+def test_null_takes_everything_and_zero_gives_nothing_else(talk: Talk) -> None:
+    null, zero = talk.walk("null", CTL), talk.walk("zero", CTL)
+    talk.open_fid(null, O_RDWR)
+    talk.open_fid(zero)
+    assert talk.ask(m.Twrite(null, 1 << 40, b"gone")).count == 4
+    assert talk.read(null, 0, 100) == b""
+    assert talk.read(zero, 1 << 40, 100) == bytes(100)
+    with refused(errno.EPERM):
+        talk.ask(m.Twrite(zero, 0, b"x"))
