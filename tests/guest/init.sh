@@ -9,4 +9,4 @@ echo 1 > /proc/sys/kernel/printk
 while read -r module; do insmod "/modules/$module" || echo "init: no module $module"; done < /modules/order
 ifconfig lo 127.0.0.1
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 || echo "init: no network"
-exec /bin/guest agent /dev/vport0p1
+exec /bin/guest agent

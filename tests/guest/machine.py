@@ -30,7 +30,7 @@ HERE: Final = Path(__file__).parent
 MODULES: Final = ("virtio_pci", "virtio_net", "virtio_console", "9pnet_fd", "9pnet_virtio", "9p")
 BUSYBOX: Final = "/bin/busybox"
 HOST: Final = "10.0.2.2"  # the loopback of the host, by QEMU's user networking
-BOOTING: Final = 45.0  # an idle machine takes 4
+BOOTING: Final = 90.0  # an idle machine takes 4
 SECONDS: Final = 60.0
 MEMORY: Final = 256  # MiB
 _ANSWER: Final = struct.Struct("<II")
@@ -101,7 +101,7 @@ class Guest:
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append",
-            "console=ttyS0 panic=-1 mitigations=off random.trust_cpu=on",
+            "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
             "-serial", f"file:{self._console}",
             "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={theirs.fileno()}",

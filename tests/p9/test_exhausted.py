@@ -83,7 +83,8 @@ def test_a_listing_and_a_walk_up_to_what_gets_no_number(tmp_path: Path, which: s
         seen = [name for name, _ in first if name.startswith(b"d")]
         assert len(seen) == 4
         (tmp_path / os.fsdecode(seen[0]) / "below").touch()
-        assert len(talk.ask(m.Twalk(talk.root, 50, (seen[0], b"below"))).wqid) == 1
+        with refused(errno.ENFILE):  # not the part that could be walked: to a client that means ENOENT
+            talk.ask(m.Twalk(talk.root, 50, (seen[0], b"below")))
         other = next(f"d{n}" for n in range(10) if b"d%d" % n not in seen)
         for act in (talk.walk, lambda name: talk.attach(aname=name.encode()), talk.open):
             with refused(errno.ENFILE):

@@ -7,6 +7,7 @@
 #include "guest.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <stdint.h>
 #include <sys/reboot.h>
@@ -53,10 +54,12 @@ static void put(const void *place, size_t size)
 
 int agent(int count, char **words)
 {
-    if (count != 2)
-        return 2;
-    while ((port = open(words[1], O_RDWR | O_CLOEXEC)) < 0)
-        usleep(10000); /* the driver is told of its ports some time after it was loaded */
+    glob_t found;
+    (void)count, (void)words;
+    while (glob("/dev/vport*p1", 0, NULL, &found)) /* the driver is told of its ports some time after it was loaded */
+        usleep(10000);
+    if ((port = open(found.gl_pathv[0], O_RDWR | O_CLOEXEC)) < 0)
+        DIE("port");
     for (;;) {
         uint32_t size, answer[2];
         get(&size, sizeof size);

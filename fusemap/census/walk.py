@@ -1,0 +1,263 @@
+"""Every name of a tree with its device and inode, and as few system calls as that takes.
+
+A directory is opened and asked for its own stat: mount points and btrfs subvolumes have another inode there than in the
+listing above. Everything else is taken from the listing, d_ino and d_type, without a stat of its own - where the file
+system is one whose d_ino is known to be st_ino. Where it is not (overlay without xino, FUSE, networks), and for the
+few names over which a single file is mounted, lstat tells. os.scandir() it is, not getdents(2) through ctypes: measured
+equal in speed, and it lets go of the interpreter lock while a disk thinks.
+
+Each device is a job of its own, several at a time in threads: one head seeks while another does. The walk is like
+find's, into everything that is mounted, bind mounts included, and it ends for the same reason: mounts are finite, and
+symbolic links are not followed. A file in several places (hard links, bind mounts) is one file; that is settled later,
+by its device and inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from array import array
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Final, NamedTuple
+
+from fusemap.census.spill import RUN, Spill
+from fusemap.errors import Refused
+from fusemap.host.calls import Calls
+from fusemap.host.identity import Identity, filesystem_magic, identify, session_only
+from fusemap.host.mountinfo import contains, mount_table
+
+THREADS: Final = 8
+"""Devices that are walked at a time."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TICK: Final = 0.2  # seconds between two calls of `progress`
+
+# ext2 to ext4, xfs, btrfs, tmpfs, f2fs, squashfs, erofs: linux/magic.h
+_D_INO_IS_ST_INO: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x73717368, 0xE0F5E1E2})
+
+
+class Unreadable(NamedTuple):
+    """A directory or name that could not be looked at, and the operating system's word for why."""
+
+    path: bytes
+    why: str
+
+
+class Met:
+    """A device as the walk met it. `place` is where, relative to the tree's top; `top` the inode found there."""
+
+    def __init__(self, index: int, key: str, identity: Identity, dev: int, place: bytes, top: int, kind: str) -> None:
+        self.index = index
+        self.key = key
+        self.lasting = identity.lasting
+        self.dev = dev
+        self.place = place
+        self.top = top
+        self.kind = kind
+        self.plain = False  # whether listings tell the inode
+
+
+class Walk:
+    """One walk of one tree. `names` are the administrator's names of devices by absolute path."""
+
+    def __init__(self, root: str, spill: Spill, names: Mapping[str, str] | None = None) -> None:
+        self._root = os.fsencode(os.path.realpath(root))
+        self._spill = spill
+        self._names = {os.fsencode(path): name for path, name in (names or {}).items()}
+        self._lock = threading.Lock()
+        self._calls = Calls()  # under the lock
+        self._devices: dict[int, Met] = {}
+        self._keys: set[str] = set()
+        self._kinds: dict[bytes, str] = {}
+        self._covered: dict[bytes, set[str]] = {}
+        self._pool: ThreadPoolExecutor
+        self._jobs: set[Future[None]] = set()
+        self._stop = threading.Event()
+        self.unreadable: list[Unreadable] = []
+        self.vanished = 0
+        """Names that were listed and then not there any more."""
+
+    @property
+    def devices(self) -> list[Met]:
+        """The devices met so far, in the order of their index."""
+        with self._lock:
+            return sorted(self._devices.values(), key=lambda met: met.index)
+
+    def run(self, progress: Callable[[int, int], None] = lambda rows, devices: None) -> None:
+        """Walks the tree. `progress` is called several times a second with the names and devices so far.
+
+        Raises Refused where the top cannot be read.
+        """
+        self._look_at_mounts()
+        try:
+            os.close(os.open(self._root, _DIRECTORY))
+        except OSError as error:
+            raise Refused(f"cannot read {os.fsdecode(self._root)}: {error.strerror}") from error
+        with ThreadPoolExecutor(THREADS, "walk") as self._pool:
+            self._submit(b".")
+            try:
+                self._wait(progress)
+            except BaseException:
+                self._stop.set()
+                raise
+        progress(self._spill.rows, len(self._devices))
+
+    def _wait(self, progress: Callable[[int, int], None]) -> None:
+        while True:
+            with self._lock:
+                jobs = set(self._jobs)
+            if not jobs:
+                return
+            done, _ = wait(jobs, _TICK, FIRST_COMPLETED)
+            for job in done:
+                job.result()
+            with self._lock:
+                self._jobs -= done
+            progress(self._spill.rows, len(self._devices))
+
+    def _submit(self, path: bytes) -> None:
+        with self._lock:
+            self._jobs.add(self._pool.submit(self._walk, path))
+
+    def _look_at_mounts(self) -> None:
+        for info in mount_table():
+            if contains(self._root, info.point):
+                relative = os.path.relpath(info.point, self._root)
+                self._kinds[relative] = info.kind
+                above, name = os.path.split(relative)
+                self._covered.setdefault(above or b".", set()).add(os.fsdecode(name))
+            elif contains(info.point, self._root):
+                self._kinds[b"."] = info.kind
+
+    def _walk(self, start: bytes) -> None:
+        """Walks one directory and what is below it on the same device; others become jobs of their own."""
+        todo = [start]
+        own: int | None = None
+        while todo and not self._stop.is_set():
+            path = todo.pop()
+            try:
+                fd = self._open(path)
+            except OSError as error:
+                self._cannot_open(path, error)
+                continue
+            try:
+                st = os.fstat(fd)
+                if own is None:
+                    own = st.st_dev
+                if st.st_dev != own:
+                    self._submit(path)
+                    continue
+                met = self._devices.get(own) or self._meet(fd, b"", own, path, st.st_ino)
+                if path < met.place:
+                    self._place(met, path, st.st_ino)
+                self._list(fd, path, met, st.st_ino, todo)
+            except OSError as error:
+                self._failed(path, error)
+            finally:
+                os.close(fd)
+
+    def _open(self, path: bytes) -> int:
+        try:
+            return os.open(os.path.join(self._root, path), _DIRECTORY)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+        fd = os.open(self._root, _DIRECTORY)
+        for name in path.split(b"/"):
+            below = fd
+            try:
+                fd = os.open(name, _DIRECTORY, dir_fd=below)
+            finally:
+                os.close(below)
+        return fd
+
+    def _list(self, fd: int, path: bytes, met: Met, inode: int, todo: list[bytes]) -> None:
+        """Adds a directory and what is in it but directories, which go to `todo`."""
+        names, inodes, first = [b""], array("Q", [inode]), True
+        head = b"" if path == b"." else path + b"/"
+        covered = self._covered.get(path, ())
+        plain, fsencode, spill = met.plain, os.fsencode, self._spill
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(head + fsencode(name))
+                        continue
+                    if plain and name not in covered:
+                        inodes.append(entry.inode())
+                    else:
+                        st = self._lstat(fd, name, head)
+                        if st is None:
+                            continue
+                        if stat.S_ISDIR(st.st_mode):
+                            todo.append(head + fsencode(name))
+                            continue
+                        if st.st_dev != met.dev:
+                            raw = fsencode(name)
+                            other = self._devices.get(st.st_dev) or self._meet(fd, raw, st.st_dev, head + raw, 0)
+                            spill.add(other.index, path, [raw], array("Q", [st.st_ino]), False)
+                            continue
+                        inodes.append(st.st_ino)
+                    names.append(fsencode(name))
+                    if len(names) == RUN:
+                        spill.add(met.index, path, names, inodes, first)
+                        names, inodes, first = [], array("Q"), False
+        finally:
+            if names:
+                spill.add(met.index, path, names, inodes, first)
+
+    def _lstat(self, fd: int, name: str, head: bytes) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            self._failed(head + os.fsencode(name), error)
+            return None
+
+    def _meet(self, fd: int, name: bytes, dev: int, place: bytes, top: int) -> Met:
+        """The device that directory `fd` (or `name` in it) is on. Raises OSError."""
+        with self._lock:
+            met = self._devices.get(dev)
+            if met is not None:
+                return met
+            st = self._calls.statx(fd, name)
+            kind = self._kinds.get(place, "")
+            if name:  # a file on another device than its directory: nameless, as in fusemap.tree
+                identity = session_only(st)
+            else:
+                identity = identify(fd, st, kind, self._names.get(os.path.normpath(os.path.join(self._root, place))))
+                if identity.key in self._keys:  # a copy has the uuid of its original
+                    identity = session_only(st)
+            met = Met(len(self._devices), identity.key, identity, dev, place, top, kind)
+            met.plain = not name and filesystem_magic(fd) in _D_INO_IS_ST_INO
+            self._keys.add(identity.key)
+            self._devices[dev] = met
+            return met
+
+    def _place(self, met: Met, path: bytes, inode: int) -> None:
+        """A device that is seen in several places is named after the first of them, whichever thread was first."""
+        with self._lock:
+            if path != b"." and met.place == b".":
+                return
+            if path == b"." or path < met.place:
+                met.place, met.top = path, inode
+
+    def _cannot_open(self, path: bytes, error: OSError) -> None:
+        """A directory that cannot be read has a number all the same."""
+        self._failed(path, error)
+        with contextlib.suppress(OSError):
+            st = os.lstat(os.path.join(self._root, path))
+            met = self._devices.get(st.st_dev)
+            if met is not None and stat.S_ISDIR(st.st_mode):
+                self._spill.add(met.index, path, [b""], array("Q", [st.st_ino]), True)
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        with self._lock:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self.vanished += 1  # or replaced, by a file or a symbolic link
+            else:
+                self.unreadable.append(Unreadable(path, error.strerror or str(error)))
