@@ -51,7 +51,7 @@ class Spill:
 
     def __init__(self, directory: str | None = None) -> None:
         self._lock = threading.Lock()
-        self._files = [tempfile.TemporaryFile(prefix="fusemap-scan-", dir=directory) for _ in range(5)]
+        self._files = [tempfile.TemporaryFile(prefix="fusemap-scan-", dir=directory) for _ in range(5)]  # noqa: SIM115
         self._inodes, self._starts, self._devices, self._texts, self._names = self._files
         self._buffers: list[tuple[array[int], IO[bytes]]] = [
             (array("Q"), self._inodes), (array("Q"), self._starts), (array("i"), self._devices),

@@ -21,7 +21,7 @@ import stat
 import threading
 from array import array
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from fusemap.census.spill import RUN, Spill
@@ -75,7 +75,9 @@ class Walk:
         self._kinds: dict[bytes, str] = {}
         self._covered: dict[bytes, set[str]] = {}
         self._pool: ThreadPoolExecutor
-        self._jobs: set[Future[None]] = set()
+        self._pending = 0  # jobs that have not ended
+        self._idle = threading.Condition()
+        self._error: Exception | None = None
         self._stop = threading.Event()
         self.unreadable: list[Unreadable] = []
         self.vanished = 0
@@ -108,20 +110,30 @@ class Walk:
 
     def _wait(self, progress: Callable[[int, int], None]) -> None:
         while True:
-            with self._lock:
-                jobs = set(self._jobs)
-            if not jobs:
-                return
-            done, _ = wait(jobs, _TICK, FIRST_COMPLETED)
-            for job in done:
-                job.result()
-            with self._lock:
-                self._jobs -= done
+            with self._idle:
+                if not self._pending:
+                    break
+                self._idle.wait(_TICK)
             progress(self._spill.rows, len(self._devices))
+        if self._error is not None:
+            raise self._error
 
     def _submit(self, path: bytes) -> None:
-        with self._lock:
-            self._jobs.add(self._pool.submit(self._walk, path))
+        with self._idle:
+            self._pending += 1
+        self._pool.submit(self._job, path)
+
+    def _job(self, path: bytes) -> None:
+        try:
+            self._walk(path)
+        except Exception as error:
+            self._error = error
+            self._stop.set()
+        finally:
+            with self._idle:
+                self._pending -= 1
+                if not self._pending:
+                    self._idle.notify()
 
     def _look_at_mounts(self) -> None:
         for info in mount_table():

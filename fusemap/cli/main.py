@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from fusemap import __version__
-from fusemap.cli import check, id, mount, serve, table, where
+from fusemap.cli import check, id, mount, scan, serve, table, where
 from fusemap.errors import FusemapError
 
-_VERBS = (mount, serve, id, where, check, table)
+_VERBS = (mount, serve, scan, id, where, check, table)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -36,7 +36,8 @@ from fusemap.p9.wire import WireError
 from fusemap.p9.workers import THREADS_A_DEVICE, Workers
 
 if TYPE_CHECKING:
-    from fusemap.p9.session import Session, Work
+    from fusemap.p9.later import Work
+    from fusemap.p9.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh32_intdigest, xxh64_intdigest
 
 from fusemap.p9.fids import Fid, Place
-from fusemap.p9.linux import BASIC, BTIME, DATA_VERSION, GEN, STATX_BTIME
 from fusemap.p9.messages import NOFID, NUMBERS, Rclunk, Rgetattr, Rwalk, Tclunk, Tgetattr, Twalk
+from fusemap.p9.metadata import BASIC, BTIME, DATA_VERSION, GEN, STATX_BTIME
 from fusemap.qid import QTDIR, QTFILE, QTSYMLINK
 
 if TYPE_CHECKING:

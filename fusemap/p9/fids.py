@@ -64,10 +64,14 @@ class File(OpenFile):
 
 
 class Listing(Directory):
-    """An open directory; 9P2000 and .u read it as a stream of bytes, whose next offset is `offset`."""
+    """An open directory; 9P2000 and .u read it as a stream of bytes, whose next offset is `offset`.
+
+    `asked` is how many bytes the last reading asked for.
+    """
 
     cookie = 0
     offset = 0
+    asked = 0
 
 
 class Fid:

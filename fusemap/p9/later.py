@@ -1,9 +1,9 @@
-"""What a handler is, and its answer that it must wait."""
+"""What a handler is, its answer that it must wait, and the work that the server makes of that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fusemap.p9.wire import Message
 
@@ -43,3 +43,36 @@ class Later:
         self.cancel = cancel
         self.file = file
         self.weight = weight
+
+
+class Work:
+    """A request under way; see `Later`."""
+
+    def __init__(self, session: Session, tag: int, number: int, later: Later) -> None:
+        self.limiter: Final = later.limiter
+        self.run: Final = later.run
+        self.tag: Final = tag
+        self.number: Final = number  # of the message
+        self.later: Final = later
+        self.flushes: list[int] = []
+        self.abandoned = False
+        self._session = session
+        if later.file is not None:
+            later.file.users += 1
+
+    def finish(self, result: Any) -> None:
+        """`run` has returned `result`."""
+        self._session.finished(self, lambda: self.later.then(result))
+
+    def fail(self, error: Exception) -> None:
+        """`run` has raised `error`."""
+
+        def again() -> Message:
+            raise error
+
+        self._session.finished(self, again)
+
+    def cancel(self) -> None:
+        """Asks `run` to come back soon, where it can."""
+        if self.later.cancel is not None:
+            self.later.cancel()

@@ -17,8 +17,9 @@ from fusemap.p9 import messages as m
 from fusemap.p9 import records
 from fusemap.p9.fids import Fid, File, Listing
 from fusemap.p9.later import Handler, Later
-from fusemap.p9.linux import rename_fid, truncate_fid
+from fusemap.p9.linux import rename_fid
 from fusemap.p9.messages import NONUNAME, StatRecord
+from fusemap.p9.metadata import truncate_fid
 from fusemap.p9.model import group_number
 from fusemap.p9.naming import decimal, device, directory, fail, may_change, new_name, place_of
 from fusemap.p9.records import DMDEVICE, DMDIR, DMLINK, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, SPECIAL
@@ -226,9 +227,10 @@ def _refuse_others(session: Session, new: StatRecord, old: StatRecord) -> None:
         (new.qid.type, old.qid.type, _SAME8),
         (new.qid.version, old.qid.version, _SAME32),
         (new.qid.path, old.qid.path, _SAME64),
-        (new.muid, old.muid, b""),
     )
-    if any(value not in (was, same) for value, was, same in fixed):
+    # Linux puts the name that it attached by into muid of a .u rename (fs/9p/vfs_inode.c, v9fs_vfs_rename)
+    muid = (new.muid, old.muid, b"") if session.dialect is Dialect.BASE else (b"", b"", b"")
+    if any(value not in (was, same) for value, was, same in (*fixed, muid)):
         raise fail(errno.EPERM)
     if new.mode != _SAME32:
         bits = DMDIR | (_UNIX_KINDS if session.dialect is Dialect.UNIX else 0)

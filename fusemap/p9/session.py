@@ -18,7 +18,6 @@ msize; what waits to be sent; and how many requests are under way.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import logging
@@ -29,11 +28,12 @@ from typing import Any, Final
 
 from fusemap.errors import errno_of
 from fusemap.p9 import control, wire
+from fusemap.p9.buffers import Buffers
 from fusemap.p9.dialects import table_of
 from fusemap.p9.export import MIN_MSIZE, Export, Peer
 from fusemap.p9.fast import FAST
-from fusemap.p9.fids import Attribute, Fid, File, Listing
-from fusemap.p9.later import Handler, Later
+from fusemap.p9.holdings import Holdings, close_quietly
+from fusemap.p9.later import Handler, Later, Work
 from fusemap.p9.messages import (
     BY_NUMBER,
     NUMBERS,
@@ -48,18 +48,12 @@ from fusemap.p9.messages import (
 )
 from fusemap.p9.naming import remove_at_end
 from fusemap.p9.wire import Dialect, Message, WireError
-from fusemap.tree import Node
 
 log = logging.getLogger(__name__)
 
-FIRST_BUFFER: Final = 1 << 16
 SENT_AT_ONCE: Final = 1 << 22  # bytes of replies that may wait before no more requests are handled
 REQUESTS_UNDER_WAY: Final = 256
 BYTES_UNDER_WAY: Final = 1 << 24  # that those requests hold in memory
-FIDS: Final = 1 << 18
-ATTRIBUTE_BYTES: Final = 1 << 24  # of extended attributes that are being read or written
-BUFFERS_KEPT: Final = 4
-COPIED: Final = 1 << 14
 HANDLED_AT_ONCE: Final = 512  # requests, before others have their turn
 
 _HEADER: Final = wire.HEADER
@@ -74,60 +68,16 @@ class Progress(enum.Enum):
     BUSY = "too much is under way; call again when a work has finished"
 
 
-class Work:
-    """A request under way; see `Later`."""
-
-    def __init__(self, session: Session, tag: int, number: int, later: Later) -> None:
-        self.limiter: Final = later.limiter
-        self.run: Final = later.run
-        self.tag: Final = tag
-        self.number: Final = number  # of the message
-        self.later: Final = later
-        self.flushes: list[int] = []
-        self.abandoned = False
-        self._session = session
-        if later.file is not None:
-            later.file.users += 1
-
-    def finish(self, result: Any) -> None:
-        """`run` has returned `result`."""
-        self._session._finished(self, lambda: self.later.then(result))
-
-    def fail(self, error: Exception) -> None:
-        """`run` has raised `error`."""
-
-        def again() -> Message:
-            raise error
-
-        self._session._finished(self, again)
-
-    def cancel(self) -> None:
-        """Asks `run` to come back soon, where it can."""
-        if self.later.cancel is not None:
-            self.later.cancel()
-
-
-class Session:
+class Session(Buffers, Holdings):
     """A connection. Used by one thread only."""
 
     def __init__(self, export: Export, peer: Peer) -> None:
-        self.export: Final = export
-        self.tree: Final = export.tree
+        Buffers.__init__(self, export.msize)
+        Holdings.__init__(self, export)
         self.model: Final = export.model
         self.peer: Final = peer
-        self.msize = export.msize
         self.dialect = Dialect.BASE
         self.versioned = False
-        self.fids: dict[int, Fid] = {}
-        self.control: dict[int, control.ControlFid] = {}
-        self._buffers: list[bytearray] = []  # for data that is read, used again when it was sent
-        self._lent: list[bytearray] = []
-        self._attribute_bytes = 0
-        self._buffer = bytearray(min(FIRST_BUFFER, export.msize))
-        self._view = memoryview(self._buffer)
-        self._start = self._end = 0
-        self._out: list[bytes | memoryview] = []
-        self._out_size = 0
         self._pending: dict[int, Work] = {}
         self._flushing: dict[int, Work] = {}  # tags of Tflush that wait, and for what
         self._under_way = 0
@@ -137,31 +87,12 @@ class Session:
         self._codecs: dict[type, wire.Codec] = {}
         self._counts = export.statistics.requests
         self._wrong: WireError | None = None
-        self._closed = False
+        self._closed = self._told = False
         self.plain = export.trace is None and export.plain  # the fast way is the same as the ordinary one
         export.statistics.connections += 1
         export.statistics.clients += 1
 
     # The server's side ----------------------------------------------------------------------------------------------
-
-    def space(self) -> memoryview:
-        """Where the next received bytes go; never empty."""
-        if self._start:
-            rest = self._end - self._start
-            if self._start == self._end or self._end == len(self._buffer) or self._needed() > len(self._buffer):
-                self._buffer[:rest] = self._buffer[self._start : self._end]
-                self._start, self._end = 0, rest
-        needed = self._needed()
-        if needed > len(self._buffer):
-            grown = bytearray(needed)
-            grown[: self._end] = self._view[: self._end]
-            self._buffer = grown
-            self._view = memoryview(grown)
-        return self._view[self._end :]
-
-    def missing(self) -> int:
-        """How many bytes of the frame that is being received are still to come; 0 where that is not known."""
-        return max(self._needed() - self._end, 0) if self._end - self._start >= 4 else 0
 
     def received(self, count: int) -> None:
         """`count` bytes were put into the space."""
@@ -170,9 +101,7 @@ class Session:
 
     def advance(self) -> Progress:
         """Handles the whole requests that were received. Raises WireError when the connection must be dropped."""
-        self._buffers += self._lent
-        del self._buffers[BUFFERS_KEPT:]
-        self._lent.clear()
+        self.take_back()
         if self._wrong is not None:
             raise self._wrong
         counts = self._counts
@@ -270,111 +199,6 @@ class Session:
         if self.export.trace is not None:
             self._trace(">", reply, tag)
 
-    def fid(self, number: int) -> Fid:
-        """The client's fid. Raises OSError, EBADF for one that it does not have."""
-        try:
-            return self.fids[number]
-        except KeyError:
-            raise self._no_fid(number) from None
-
-    def new_fid(self, number: int, fid: Fid) -> None:
-        """Gives the client a fid, whose node's look-up count was raised for it. Raises OSError: EINVAL, EMFILE."""
-        in_use = number in self.fids or number in self.control
-        if in_use or len(self.fids) >= FIDS:
-            self.forget(fid.node)
-            raise OSError(errno.EINVAL if in_use else errno.EMFILE, "fid in use" if in_use else "too many fids")
-        if fid.place is not None:
-            fid.place = self.export.places.take(fid.place.parent, fid.place.name)
-        if fid.root is not self.tree.root:  # to be found again as the same node, where ".." ends
-            fid.root.lookups += 1
-        self.fids[number] = fid
-        self.export.statistics.fids += 1
-
-    def drop_fid(self, number: int) -> Fid:
-        """Takes a fid from the client, who may use the number again. Its file is not closed. Raises OSError, EBADF."""
-        fid = self.fids.pop(number, None)
-        if fid is None:
-            raise self._no_fid(number)
-        self.export.statistics.fids -= 1
-        if fid.locked:
-            self.export.locks.release_fid(self, fid)
-        return fid
-
-    def let_go(self, fid: Fid) -> int | None:
-        """Forgets a dropped fid's node and place; a descriptor whose closing takes time, or None."""
-        if fid.place is not None:
-            parent = self.export.places.give_back(fid.place)
-            if parent is not None:
-                self.forget(parent)
-        if fid.root is not self.tree.root:
-            self.forget(fid.root)
-        return self.tree.forget(fid.node)
-
-    def end(self, fid: Fid) -> None:
-        """Closes and forgets all that a dropped fid holds, at once."""
-        for part in (self.shut, self.let_go):
-            with contextlib.suppress(OSError):  # whoever could be told has gone, or is told of another error
-                fd = part(fid)
-                if fd is not None:
-                    _close(fd)
-
-    def forget(self, node: Node) -> None:
-        """Takes one look-up back."""
-        fd = self.tree.forget(node)
-        if fd is not None:
-            _close(fd)
-
-    def shut(self, fid: Fid) -> int | None:
-        """Closes a fid's open file or directory; a descriptor that is left to close in a thread, or None."""
-        io, fid.io = fid.io, None
-        if isinstance(io, Attribute):
-            self._attribute_bytes -= io.weight()
-        elif isinstance(io, Listing):
-            io.close()
-        elif isinstance(io, File):
-            self.tree.closed(io.node, io.fd)
-            if io.users:
-                io.closing = True
-            else:
-                return io.fd
-        return None
-
-    def buffer(self, size: int) -> bytearray:
-        """Space for `size` bytes or more, for `filled`."""
-        buffer = self._buffers.pop() if self._buffers else bytearray(0)
-        return buffer if len(buffer) >= size else bytearray(size)
-
-    def filled(self, buffer: bytearray, size: int) -> bytes | memoryview:
-        """What lies in a buffer, as data to be sent. A small part is copied, since that keeps only its own memory."""
-        if size <= COPIED:
-            self._buffers.append(buffer)
-            return bytes(memoryview(buffer)[:size])
-        self._lent.append(buffer)
-        self._out_size += len(buffer) - size
-        return memoryview(buffer)[:size]
-
-    def keep(self, data: memoryview) -> tuple[bytes | memoryview, Callable[[], None]]:
-        """Data of the request that is being handled, to be used later, and what to call when it is not used any more.
-
-        Much of it is not copied: the receive buffer itself is kept and another one takes its place.
-        """
-        if len(data) <= COPIED:
-            return bytes(data), lambda: None
-        old, rest = self._buffer, self._end - self._start
-        new = self.buffer(len(old))
-        new[:rest] = old[self._start : self._end]
-        self._buffer, self._view = new, memoryview(new)
-        self._start, self._end = 0, rest
-        return data, lambda: self._buffers.append(old)
-
-    def hold_attribute(self, fid: Fid, attribute: Attribute) -> None:
-        """The fid is an attribute's from now on. Raises OSError, ENOSPC, when the client holds too much of them."""
-        size = attribute.weight()
-        if self._attribute_bytes + size > ATTRIBUTE_BYTES:
-            raise OSError(errno.ENOSPC, "too many attributes at once")
-        self._attribute_bytes += size
-        fid.io = attribute
-
     def error(self, number: int) -> Message:
         """The dialect's message for an errno."""
         self.export.statistics.errors[number] += 1
@@ -383,13 +207,6 @@ class Session:
         return Rerror(os.strerror(number).encode(), number)
 
     # Inside ---------------------------------------------------------------------------------------------------------
-
-    def _needed(self) -> int:
-        """How large the buffer must be for the frame that is being received."""
-        if self._end - self._start < 4:
-            return self._start + 7
-        size = int.from_bytes(self._buffer[self._start : self._start + 4], "little")
-        return self._start + max(min(size, self.msize), 7)
 
     def _unusual(self, number: int, tag: int, start: int, end: int) -> None:
         row = BY_NUMBER.get(number)
@@ -418,9 +235,6 @@ class Session:
         self._wrong = error
         return Progress.FULL
 
-    def _no_fid(self, number: int) -> OSError:
-        return control.Asked() if number in self.control else OSError(errno.EBADF, "no such fid")
-
     def _controlled(self, message: Message) -> Message:
         try:
             return control.answer(self, message)
@@ -446,7 +260,9 @@ class Session:
             NUMBERS[row]: (wire.codec(row, dialect).decode, handler, FAST.get(row) if self.plain else None)
             for row, handler in table_of(dialect).items()
         }
-        log.info("%s speaks %s, msize %d", self.peer.name, dialect.value.decode(), self.msize)
+        told, self._told = self._told, True  # a client may do this all day
+        level = logging.DEBUG if told else logging.INFO
+        log.log(level, "%s speaks %s, msize %d", self.peer.name, dialect.value.decode(), self.msize)
         self.send(Rversion(self.msize, dialect.value), tag)
 
     def _flush(self, message: Tflush, tag: int) -> None:
@@ -473,14 +289,14 @@ class Session:
         self._under_way_bytes += later.weight
         self._work.append(work)
 
-    def _finished(self, work: Work, reply_of: Callable[[], Message]) -> None:
+    def finished(self, work: Work, reply_of: Callable[[], Message]) -> None:
         self._under_way -= 1
         self._under_way_bytes -= work.later.weight
         file = work.later.file
         if file is not None:
             file.users -= 1
             if file.closing and not file.users:
-                _close(file.fd)
+                close_quietly(file.fd)
         try:
             reply = reply_of()  # also when nobody wants it: it may hand back what must be let go
         except Exception as error:
@@ -497,7 +313,7 @@ class Session:
 
     def _failure(self, error: Exception, number: int) -> Message:
         if isinstance(error, WireError):
-            log.info("%s: %s", self.peer.name, error)
+            log.debug("%s: %s", self.peer.name, error)  # as often as the client likes
             return self.error(errno.EINVAL)
         return self.error(errno_of(error, BY_NUMBER[number].__name__))
 
@@ -518,12 +334,6 @@ class Session:
     def _trace(self, direction: str, message: Message, tag: int) -> None:
         assert self.export.trace is not None
         self.export.trace(f"{self.peer.name} {direction} {wire.describe(message, tag)}")
-
-
-def _close(fd: int) -> None:
-    """Closes a descriptor where nobody is left to be told of an error."""
-    with contextlib.suppress(OSError):
-        os.close(fd)
 
 
 def _dialect_of(version: bytes) -> Dialect | None:

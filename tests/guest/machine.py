@@ -89,8 +89,9 @@ class Guest:
     """A running guest: `sh` runs scripts in it, one at a time.
 
     `exports` are directories that QEMU itself serves (its 9pfs, multidevs=remap) under the mount tags "qemu0", "qemu1",
-    and so on. The guest is up when the constructor returns; `booted` is how many seconds that took. Use it as a context
-    manager, or close it.
+    and so on. It boots while the test does something else, such as starting another one: `up` waits for it, and leaving
+    the context switches it off. `booted` is then how many seconds it took. The thread that starts a guest must outlive
+    it: the kernel takes the end of that thread for the end of the parent.
     """
 
     def __init__(self, image: Image, scratch: Path, name: str, *exports: Path) -> None:
@@ -110,7 +111,8 @@ class Guest:
         for n, path in enumerate(exports):
             command += ["-fsdev", f"local,id=fs{n},path={path},security_model=passthrough,multidevs=remap"]
             command += ["-device", f"virtio-9p-pci,fsdev=fs{n},mount_tag=qemu{n}"]
-        started = time.monotonic()
+        self._started = time.monotonic()
+        self.booted = 0.0
         with open(self._messages, "wb") as file, theirs:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd="/", preexec_fn=die_with_parent,
@@ -118,12 +120,12 @@ class Guest:
             )  # fmt: skip
         watchdog.guard(self._process.pid)
         self._socket = ours
-        try:
-            self.sh("true", timeout=BOOTING)
-        except BaseException:
-            self._kill()
-            raise
-        self.booted = time.monotonic() - started
+
+    def up(self) -> Guest:
+        """Waits until the guest has booted. Raises AssertionError when it does not."""
+        self.sh("true", timeout=BOOTING)
+        self.booted = time.monotonic() - self._started
+        return self
 
     def __enter__(self) -> Guest:
         return self

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fusemap.p9.export import Export
-from fusemap.p9.session import Progress, Work
+from fusemap.p9.later import Work
+from fusemap.p9.session import Progress
 from fusemap.p9.wire import Dialect, decode, encode
 
 from .inside import Inside, exported

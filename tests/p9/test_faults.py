@@ -17,8 +17,8 @@ from typing import Any, Final
 import pytest
 
 from fusemap.host.calls import Calls
-from fusemap.p9 import linux, transfer
 from fusemap.p9 import messages as m
+from fusemap.p9 import metadata, transfer
 from fusemap.p9.export import Export
 from fusemap.p9.wire import Dialect
 from fusemap.qid import QID
@@ -193,7 +193,7 @@ def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A directory and its export, in which files of 64 KiB are large ones."""
     top = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (transfer, linux, live):
+        for module in (transfer, metadata, live):
             patch.setattr(module, "LONG_REMOVAL_BLOCKS", 64)
         with exported(top, request.param) as found:
             yield top, found

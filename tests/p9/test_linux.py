@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from fusemap.p9 import linux, transfer
+from fusemap.p9 import holdings, metadata, transfer
 from fusemap.p9 import messages as m
-from fusemap.p9 import session as sessions
 from fusemap.p9.export import Export
 from fusemap.p9.fids import File
 from fusemap.p9.model import Model
@@ -39,7 +38,7 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
 @pytest.fixture
 def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of 32 KiB take long to truncate and to remove."""
-    for module in (transfer, linux, live):
+    for module in (transfer, metadata, live):
         monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)
 
 
@@ -253,7 +252,7 @@ def test_attributes_that_are_not_clunked_are_not_set(talk: Talk, tmp_path: Path)
 
 
 def test_what_an_attribute_fid_holds_is_counted(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "ATTRIBUTE_BYTES", 1 << 18)
+    monkeypatch.setattr(holdings, "ATTRIBUTE_BYTES", 1 << 18)
     held = 0
     with refused(errno.ENOSPC):
         for _ in range(1000):

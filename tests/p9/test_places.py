@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fusemap.p9 import linux, transfer
 from fusemap.p9 import messages as m
+from fusemap.p9 import metadata, transfer
 from fusemap.tree import live
 
 from .inside import O_RDWR, Inside, refused
@@ -31,7 +31,7 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
 @pytest.fixture
 def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of 32 KiB take long to truncate and to remove."""
-    for module in (transfer, linux, live):
+    for module in (transfer, metadata, live):
         monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fusemap.p9 import linux, transfer
 from fusemap.p9 import messages as m
+from fusemap.p9 import metadata, transfer
 from fusemap.p9.records import DMDEVICE, DMDIR, DMLINK, DMNAMEDPIPE, DMSETUID, DMSOCKET, DMSYMLINK
 from fusemap.p9.wire import Dialect
 from fusemap.qid import QID
@@ -74,7 +74,7 @@ def test_a_record_written_back_changes_nothing(talk: Talk, tmp_path: Path) -> No
     "change",
     [
         {"type": 1}, {"dev": 1}, {"qid": QID(2, MOST, (1 << 64) - 1)}, {"qid": QID(0xFF, 1, (1 << 64) - 1)},
-        {"qid": QID(0xFF, MOST, 1)}, {"muid": b"nobody-known"}, {"mode": DMDIR | 0o600}, {"mode": 0x40000000 | 0o600},
+        {"qid": QID(0xFF, MOST, 1)}, {"mode": DMDIR | 0o600}, {"mode": 0x40000000 | 0o600},
     ],
     ids=str,
 )  # fmt: skip
@@ -99,6 +99,17 @@ def test_to_change_nothing_is_to_write_to_the_disk(
     if opened:
         assert talk.run() == [(5, m.Rwstat())]
     assert [path.rpartition("/")[2] for path in synced] == ["f"] * opened
+
+
+@pytest.mark.parametrize("muid", [b"nobody", b"nobody-known"])
+def test_linux_names_somebody_in_a_rename(talk: Talk, tmp_path: Path, muid: bytes) -> None:
+    if talk.dialect is Dialect.UNIX:
+        wstat(talk, "f", name=b"g", muid=muid)
+        assert (tmp_path / "g").read_bytes()
+    else:
+        with refused(errno.EPERM):
+            wstat(talk, "f", name=b"g", muid=muid)
+        assert (tmp_path / "f").read_bytes()
 
 
 def talk_nothing(talk: Talk) -> m.StatRecord:
@@ -139,7 +150,7 @@ def test_a_new_name_that_is_taken(talk: Talk, tmp_path: Path) -> None:
 def test_a_long_truncation_that_is_waited_for(
     talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (transfer, linux):
+    for module in (transfer, metadata):
         monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)
     with open(tmp_path / "L", "wb") as file:
         file.write(bytes(65536))
@@ -297,6 +308,11 @@ def test_a_directory_in_whole_records_from_where_the_last_reading_ended(talk: Ta
             talk.read(fid, wrong, 8192)
     with refused(errno.EINVAL):  # not one fits
         talk.read(fid, 0, 10)
+    part = talk.read(fid, 0, 250)
+    assert talk.read(fid, len(part), 10) == b""  # what is left of the 250, as Linux asks for it
+    with refused(errno.EINVAL):  # no end of the directory for one who always asks for so little
+        talk.read(fid, len(part), 10)
+    assert talk.read(fid, len(part), 250)
     assert talk.read(fid, 0, 65536)[: len(data)] == data
 
 

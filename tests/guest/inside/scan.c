@@ -4,6 +4,7 @@
  *   list DIR             reads a directory, and again from a place in its middle: how many names and numbers it has */
 #include "guest.h"
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -30,7 +31,13 @@ static struct entry *entries(const char *path, size_t *count)
         DIE(path);
     struct entry *found = NULL;
     *count = 0;
-    for (struct dirent *each; (each = readdir(dir));) {
+    for (;;) {
+        errno = 0;
+        struct dirent *each = readdir(dir);
+        if (!each && errno)
+            DIE(path);
+        if (!each)
+            break;
         if (!strcmp(each->d_name, ".") || !strcmp(each->d_name, ".."))
             continue;
         found = realloc(found, (*count + 1) * sizeof *found);

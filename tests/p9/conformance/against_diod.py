@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ...support import process
+from ...support import process as processes
 from ...support.process import die_with_parent
 from ...support.stage import Stage, watchdog
 from ..conftest import build
@@ -24,28 +24,34 @@ TOP = HERE.parents[2]
 
 
 def run(stage: Stage, *arguments: str, seconds: float | None = None) -> tuple[dict[str, str], str]:
+    """Runs the suite against diod on a new tree; see `suite`."""
+    source = build(stage)
+    with Diod(source, stage.path) as server:
+        return suite(stage, server.address, source, *arguments, seconds=seconds)
+
+
+def suite(
+    stage: Stage, address: str, source: Path, *arguments: str, seconds: float | None = None
+) -> tuple[dict[str, str], str]:
     """What became of each case - "passed", "skipped", "failed" -, and what pytest printed.
 
     A case is named as in diod.md: module::case, without "test_" and ".py".
     """
-    source = build(stage)
     report = stage.path / "report.xml"
-    server = Diod(source, stage.path)
-    where = ["--server", server.address, "--export", str(source), f"--junitxml={report}"]
+    where = ["--server", address, "--export", str(source), f"--junitxml={report}"]
     command = [sys.executable, "-m", "pytest", str(HERE), "-p", "no:cacheprovider", *where, *arguments]
     environment = {**os.environ, "FUSEMAP_REQUIRE_ALL": "0"}
     output = stage.path / "suite.log"
     with open(output, "wb") as log:
         spawn: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": environment}
-        suite = subprocess.Popen(command, cwd=TOP, preexec_fn=die_with_parent, **spawn)
-    watchdog.guard(suite.pid)
+        process = subprocess.Popen(command, cwd=TOP, preexec_fn=die_with_parent, **spawn)
+    watchdog.guard(process.pid)
     try:
-        suite.wait(seconds)
+        process.wait(seconds)
     finally:
-        suite.kill()
-        suite.wait()
-        watchdog.release(suite.pid)
-        server.close()
+        process.kill()
+        process.wait()
+        watchdog.release(process.pid)
     return outcomes(report) if report.exists() else {}, output.read_text()
 
 
@@ -63,9 +69,9 @@ def outcomes(report: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    process.private_mounts()
+    processes.private_mounts()
     with tempfile.TemporaryDirectory() as scratch:
-        process.set_environment(scratch)
+        processes.set_environment(scratch)
         one = Stage()
         try:
             results, text = run(one, *sys.argv[1:])

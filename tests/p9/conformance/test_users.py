@@ -12,7 +12,20 @@ import stat
 
 import pytest
 
-from fusemap.p9.messages import NOFID, Rlerror, Tattach, Tlcreate, Tlopen, Tmkdir, Tsetattr, Tunlinkat, Twalk
+from fusemap.p9.messages import (
+    NOFID,
+    Rlerror,
+    Tattach,
+    Tclunk,
+    Tlcreate,
+    Tlopen,
+    Tmkdir,
+    Tsetattr,
+    Tunlinkat,
+    Twalk,
+    Twrite,
+    Txattrcreate,
+)
 
 from ..client import Client
 from .numbers import (
@@ -24,6 +37,7 @@ from .numbers import (
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
+    QT_DIR,
     SET_ATIME,
     SET_GID,
     SET_MODE,
@@ -193,3 +207,54 @@ def test_set_user_id_goes_as_the_client_sees_it(alice: As, way: str) -> None:
     else:
         alice.client.call(attributes(fid, SET_SIZE, size=3))
     assert alice.client.getattr(fid).mode & 0o7777 == 0o777
+
+
+def set_attribute(alice: As, name: bytes, data: bytes) -> bool:
+    """Whether the user could set an extended attribute of "f"."""
+    fid = alice.walk("f")
+    answer = alice.client.ask(Txattrcreate(fid, name, len(data), 0))
+    if not isinstance(answer, Rlerror):
+        answer = alice.client.ask(Twrite(fid, 0, data))
+    end = alice.client.ask(Tclunk(fid))
+    return not isinstance(answer, Rlerror) and not isinstance(end, Rlerror)
+
+
+@pytest.mark.parametrize("name", [b"security.capability", b"trusted.mine"])
+def test_attributes_that_only_root_may_set(alice: As, name: bytes) -> None:
+    """A capability on a program of one's own would make its user root on the host."""
+    owned(alice.place, "f", 0o700, ALICE)
+    before = os.listxattr(alice.place / "f")
+    assert not set_attribute(alice, name, bytes.fromhex("0100000200200000000000000000000000000000"))
+    assert os.listxattr(alice.place / "f") == before
+
+
+def test_attributes_need_permission_to_write(alice: As) -> None:
+    owned(alice.place, "f", 0o644)
+    assert not set_attribute(alice, b"user.mine", b"value")
+    assert "user.mine" not in os.listxattr(alice.place / "f")
+
+
+def test_the_root_is_listed(alice: As) -> None:
+    names = [entry.name for entry in alice.client.list(alice.client.open(alice.top))]
+    assert os.fsencode(alice.place.steps[0]) in names
+
+
+def test_permission_to_list(alice: As) -> None:
+    (alice.place / "d" / "inner").mkdir(parents=True)
+    (alice.place / "d").chmod(0o711)
+    alice.client.fails(Tlopen(alice.walk("d"), O_RDONLY), EACCES)
+    assert alice.client.qid(alice.walk("d", "inner")).type == QT_DIR
+
+
+def test_a_link_target_needs_permission_to_search(alice: As) -> None:
+    (alice.place / "d").mkdir()
+    os.symlink("secret", alice.place / "d" / "l")
+    (alice.place / "d").chmod(0o700)
+    alice.client.fails(Twalk(alice.walk("d"), alice.client.new_fid(), (b"l",)), EACCES)
+
+
+def test_a_group_that_the_user_is_not_in(alice: As) -> None:
+    """chown(2): an owner may give a file to his own groups alone."""
+    owned(alice.place, "f", 0o644, ALICE)
+    alice.client.fails(attributes(alice.walk("f"), SET_GID, gid=0), EPERM)
+    assert os.lstat(alice.place / "f").st_gid == ALICE

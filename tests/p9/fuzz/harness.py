@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from fusemap.p9 import linux, naming, transfer
 from fusemap.p9 import messages as m
+from fusemap.p9 import metadata, naming, transfer
 from fusemap.p9.export import Export, Peer
+from fusemap.p9.later import Work
 from fusemap.p9.mapped import MappedXattr
 from fusemap.p9.model import Model, Passthrough
-from fusemap.p9.session import Progress, Session, Work
+from fusemap.p9.session import Progress, Session
 from fusemap.p9.wire import Dialect, UnknownType, WireError, decode, encode
 from fusemap.qid import Mapper
 from fusemap.tree import Tree, live
@@ -112,7 +113,7 @@ class Client:
         """What the session hands out now."""
         session = self.session
         self.ready += session.work()
-        held = sum(map(len, (*session._buffers, *session._lent, session._buffer)))
+        held = sum(map(len, (*session._spare, *session._lent, session._buffer)))
         if held > HELD:
             raise Failure(f"{held} bytes are held in buffers")
         for reply in _frames(b"".join(session.outgoing())):
@@ -323,7 +324,7 @@ def play(choices: Choices, scratch: str | None = None) -> None:
 def slow_disk() -> Iterator[None]:
     """Whatever may have to wait for a disk does: it becomes work."""
     with contextlib.ExitStack() as stack:
-        for room in (linux, transfer, live):
+        for room in (metadata, transfer, live):
             stack.enter_context(mock.patch.object(room, "LONG_REMOVAL_BLOCKS", -1))
         stack.enter_context(mock.patch.object(naming, "MUCH_WRITTEN", -1))
         stack.enter_context(mock.patch.object(transfer, "read_now", return_value=(0, False)))

@@ -9,8 +9,8 @@ import stat
 
 import pytest
 
+from fusemap.p9 import holdings
 from fusemap.p9 import messages as m
-from fusemap.p9 import session as session_module
 from fusemap.p9.wire import Dialect, WireError, encode
 
 from ...support.describe import describe_tree
@@ -32,7 +32,7 @@ from .ground import Ground, dialects, models, names_of
 
 def test_numbers_of_fids_are_bounded(disk_ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """QEMU's list of fids, on which nobody put an end."""
-    monkeypatch.setattr(session_module, "FIDS", 1000)
+    monkeypatch.setattr(holdings, "FIDS", 1000)
     with exported(disk_ground.tree) as export:
         with Inside(export) as client:
             with refused(errno.EMFILE):
@@ -52,7 +52,7 @@ def test_numbers_of_control_fids_are_bounded(disk_ground: Ground) -> None:
         with refused(errno.EINVAL):
             client.ask(m.Twalk(client.root, m.NOFID, ()))
         with refused(errno.EMFILE):
-            for _ in range(session_module.FIDS + 1):
+            for _ in range(holdings.FIDS + 1):
                 client.walk("stats.json")
         with refused(errno.EMFILE):
             client.attach(0, b"ctl")

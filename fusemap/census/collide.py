@@ -1,0 +1,208 @@
+"""All files whose number is another file's as well: every one of them, in bounded memory.
+
+The numbers are cut into parts by their value, so that equal ones are in the same part and each part fits in memory. A
+part is sorted, which shows the numbers that come twice; only the rows that have those are looked at again. They may be
+names of one file (hard links, bind mounts), which have one device and inode; what is left are collisions. They are kept
+on disk, a list for each degree of harm, since in mode raw half of all files can be among them.
+
+Sorting parts beats merging sorted runs here: numpy's sort of ten million 64-bit numbers is quicker than writing them to
+a disk once. Making the numbers of all rows once more for every part is cheap beside that.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Final, NamedTuple
+
+import numpy as np
+
+from fusemap.census.numbers import Numbering
+from fusemap.census.spill import Chunk, Flags, Indices, Numbers, Rows
+
+HARMS: Final = ("loop", "error", "mixed")
+"""What a collision does to those who go by numbers, the worst first: two directories are a loop to find and du and make
+kernels confuse whole trees; a directory and a file are EIO in a 9P client; two files are taken for hard links of one,
+and one's data is read for the other's."""
+
+PART: Final = 1 << 22
+"""The most rows that are sorted at once, but for chance."""
+
+_U64: Final = np.uint64
+_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: consecutive numbers go far apart
+_RECORD: Final = np.dtype([("number", "<u8"), ("inode", "<u8"), ("row", "<i8"), ("device", "<i4"), ("size", "<i4")])
+
+
+class Member(NamedTuple):
+    """One file of a collision: one of its paths, relative to the top; the device's index; and the inode."""
+
+    path: bytes
+    device: int
+    inode: int
+    directory: bool
+
+
+class Collision(NamedTuple):
+    """Files that have one number. `harm` is one of HARMS."""
+
+    number: int
+    harm: str
+    members: list[Member]
+
+
+class Found:
+    """What was found for one scheme. `groups` and `files` are counts by harm; close it."""
+
+    def __init__(self, devices: int, directory: str | None = None) -> None:
+        self.groups = dict.fromkeys(HARMS, 0)
+        self.files = dict.fromkeys(HARMS, 0)
+        self.pairs = 0
+        """Pairs of files with one number, as the birthday estimate counts them."""
+        self.rows = 0
+        self.again = 0
+        """Rows that are further names of a file."""
+        self.again_on = np.zeros(devices, dtype=np.int64)
+        self.colliding_on = np.zeros(devices, dtype=np.int64)
+        self._directory = directory
+        self._lists: dict[str, IO[bytes]] = {}
+
+    def close(self) -> None:
+        """Forgets the collisions themselves; counts stay."""
+        for file in self._lists.values():
+            file.close()
+
+    def keep(self, harm: str, records: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
+        """Writes down the members of collisions of one degree of harm, group after group."""
+        if harm not in self._lists:
+            file = tempfile.TemporaryFile(prefix="fusemap-scan-", dir=self._directory)  # noqa: SIM115
+            self._lists[harm] = file
+        records.tofile(self._lists[harm])
+
+    def members(self) -> Iterator[tuple[Indices, Numbers]]:
+        """Device and inode of every colliding file that was kept, many at a time."""
+        for harm in self._lists:
+            for records in self._records(harm):
+                yield records["device"].astype(np.int64), records["inode"].astype(np.uint64)
+
+    def collisions(self, rows: Rows) -> Iterator[Collision]:
+        """Every collision, the most harmful first, and each group's paths in their order."""
+        for harm in HARMS:
+            members: list[tuple[bytes, int, int, bool]] = []
+            for records in self._records(harm):
+                for number, inode, row, device, size in records.tolist():
+                    # The sign of a group's size tells directories from others, to save a byte.
+                    members.append((rows.path(row), device, inode, size < 0))
+                    if len(members) == abs(size):
+                        members.sort()
+                        yield Collision(number, harm, [Member(*member) for member in members])
+                        members.clear()
+
+    def _records(self, harm: str) -> Iterator[np.ndarray[tuple[int], np.dtype[np.void]]]:
+        file, at = self._lists.get(harm), 0
+        while file is not None:
+            file.flush()
+            data = os.pread(file.fileno(), 1 << 13 << 5, at)
+            if not data:
+                return
+            at += len(data)
+            yield np.frombuffer(data, dtype=_RECORD)
+
+
+def find(
+    rows: Rows,
+    numbers: Numbering,
+    devices: int,
+    keep: bool,
+    directory: str | None = None,
+    part: int = PART,
+    progress: Callable[[], None] = lambda: None,
+) -> Found:
+    """Finds every collision of a numbering. With `keep`, they can be listed afterwards and not only counted.
+
+    `devices` (int) is how many there are; `directory` where collisions go; `progress` is called now and then.
+    """
+    found = Found(devices, directory)
+    found.rows = len(rows)
+    parts = -(-len(rows) // part)
+    try:
+        for number in range(parts):
+            _part(rows, numbers, number, parts, found, keep, progress)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _part(
+    rows: Rows, numbers: Numbering, number: int, parts: int, found: Found, keep: bool, progress: Callable[[], None]
+) -> None:
+    taken = []
+    for chunk in rows.chunks():
+        values = numbers(chunk)
+        taken.append(values[_of_part(values, number, parts)] if parts > 1 else values)
+        progress()
+    every = np.concatenate(taken)
+    del taken
+    every.sort()
+    twice = np.unique(every[1:][every[1:] == every[:-1]])
+    del every
+    if not len(twice):
+        return
+    hits: list[tuple[Numbers, Chunk, Indices]] = []
+    for chunk in rows.chunks():
+        values = numbers(chunk)
+        at = np.searchsorted(twice, values)
+        at[at == len(twice)] = 0
+        hit = np.flatnonzero(twice[at] == values)
+        some = Chunk(chunk.start, chunk.device[hit], chunk.inode[hit], chunk.directory[hit])
+        hits.append((values[hit], some, hit + chunk.start))
+        progress()
+    _groups(
+        np.concatenate([values for values, _, _ in hits]),
+        np.concatenate([some.device for _, some, _ in hits]),
+        np.concatenate([some.inode for _, some, _ in hits]),
+        np.concatenate([some.directory for _, some, _ in hits]),
+        np.concatenate([at for _, _, at in hits]),
+        found,
+        keep,
+    )
+
+
+def _of_part(values: Numbers, number: int, parts: int) -> Flags:
+    """Which of the values belong to a part. Equal values do so together."""
+    spread = values * _SPREAD >> _U64(32)
+    mine: Flags = spread * _U64(parts) >> _U64(32) == _U64(number)
+    return mine
+
+
+def _groups(
+    values: Numbers, device: Indices, inode: Numbers, is_dir: Flags, row: Indices, found: Found, keep: bool
+) -> None:
+    """Sorts rows whose numbers come twice into files, and files into collisions."""
+    order = np.lexsort((row, inode, device, values))
+    values, device, inode, is_dir, row = values[order], device[order], inode[order], is_dir[order], row[order]
+    new = np.ones(len(values), dtype=np.bool_)
+    new[1:] = (values[1:] != values[:-1]) | (device[1:] != device[:-1]) | (inode[1:] != inode[:-1])
+    found.again += int((~new).sum())
+    found.again_on += np.bincount(device[~new], minlength=len(found.again_on))
+    values, device, inode, is_dir, row = values[new], device[new], inode[new], is_dir[new], row[new]
+
+    start = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    size = np.diff(np.append(start, len(values)))
+    directories = np.add.reduceat(is_dir.astype(np.int64), start)
+    harm = np.where(directories > 1, 0, np.where(directories == 1, 1, 2))
+    harm[size == 1] = -1
+    found.pairs += sum(int(count) * (int(count) - 1) // 2 for count in size[size > 1])
+    sizes, harms = np.repeat(size, size), np.repeat(harm, size)
+    found.colliding_on += np.bincount(device[harms >= 0], minlength=len(found.colliding_on))
+    for degree, name in enumerate(HARMS):
+        found.groups[name] += int((harm == degree).sum())
+        mine = np.flatnonzero(harms == degree)
+        found.files[name] += len(mine)
+        if keep and len(mine):
+            records = np.empty(len(mine), dtype=_RECORD)
+            records["number"], records["inode"], records["row"] = values[mine], inode[mine], row[mine]
+            records["device"] = device[mine]
+            records["size"] = np.where(is_dir[mine], -sizes[mine], sizes[mine])
+            found.keep(name, records)
