@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from typing import Final
 
 from fusemap.p9 import control
 from fusemap.p9.export import Export
 from fusemap.p9.fids import Attribute, Fid, File, Listing
 from fusemap.tree import Node
+from fusemap.tree.live import LONG_REMOVAL_BLOCKS
 
 FIDS: Final = 1 << 18
 ATTRIBUTE_BYTES: Final = 1 << 24  # of extended attributes that are being read or written
@@ -108,6 +110,10 @@ class Holdings:
 
 
 def close_quietly(fd: int) -> None:
-    """Closes a descriptor where nobody is left to be told of an error."""
+    """Closes a descriptor where nobody waits for it or is left to be told of an error."""
     with contextlib.suppress(OSError):
-        os.close(fd)
+        st = os.fstat(fd)
+        if not st.st_nlink and st.st_blocks > LONG_REMOVAL_BLOCKS:  # which frees them, maybe for seconds
+            threading.Thread(target=os.close, args=(fd,), name="fusemap closing", daemon=True).start()
+        else:
+            os.close(fd)

@@ -152,7 +152,7 @@ def _rename(session: Session, fid: Fid, new: bytes) -> Callable[[], object]:
     flags = 0 if session.dialect is Dialect.UNIX else RENAME_NOREPLACE
     long = rename_fid(session, fid, parent, old, parent, new, flags)
     if long is not None:
-        os.close(long)
+        close_quietly(long)
     return lambda: rename_fid(session, fid, parent, new, parent, old, RENAME_NOREPLACE)
 
 
