@@ -16,6 +16,7 @@ from fusemap.host.calls import RENAME_NOREPLACE, Stat
 from fusemap.p9 import messages as m
 from fusemap.p9 import records
 from fusemap.p9.fids import Fid, File, Listing
+from fusemap.p9.holdings import close_quietly
 from fusemap.p9.later import Handler, Later
 from fusemap.p9.linux import rename_fid
 from fusemap.p9.messages import NONUNAME, StatRecord

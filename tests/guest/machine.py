@@ -44,11 +44,13 @@ class Image:
         self.kernel = _kernel()
         self.initramfs = scratch / "initramfs"
         root = scratch / "root"
-        for name in ("bin", "modules", "proc", "sys", "dev", "mnt", "tmp"):
+        for name in ("bin", "modules", "proc", "sys", "dev", "etc", "mnt", "tmp"):
             (root / name).mkdir(parents=True)
         shutil.copy(BUSYBOX, root / "bin" / "busybox")
         shutil.copy(HERE / "init.sh", root / "init")
         (root / "init").chmod(0o755)
+        (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+        (root / "etc" / "group").write_text("root:x:0:\n")
         sources = sorted((HERE / "inside").glob("*.c"))
         run("gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-static", "-o", root / "bin" / "guest", *sources)
         names = []

@@ -103,7 +103,7 @@ def test_large_directory(mounted: Guest, way: dict[str, str]) -> None:
 
 
 def test_tar_is_the_hosts(mounted: Guest, tree: Path) -> None:
-    command = [BUSYBOX, "tar", "--numeric-owner", "-cf", "-", "files"]
+    command = [BUSYBOX, "tar", "-cf", "-", "files"]
     host = subprocess.run(command, cwd=tree, capture_output=True, check=True, timeout=SECONDS).stdout
     sums = subprocess.run([BUSYBOX, "sha256sum"], input=host, capture_output=True, check=True).stdout.decode()
-    assert mounted.sh("cd /mnt && tar --numeric-owner -cf - files | sha256sum") == sums
+    assert mounted.sh("cd /mnt && tar -cf - files | sha256sum") == sums

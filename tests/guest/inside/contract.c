@@ -35,6 +35,8 @@ static void put(const char *name, const char *text)
     int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     IS(fd >= 0);
     IS(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    /* link(2) by a .u client takes the file's size from the server, even when it has not sent all that was written */
+    IS(linux_dialect || !fsync(fd));
     IS(close(fd) == 0);
 }
 
@@ -232,7 +234,7 @@ static void names(void)
         IS(!unlink(odd[n]));
         IS(listed(odd[n]) == 0);
     }
-    IS(listed(".") == 1 && listed("..") == 1);
+    IS(!linux_dialect || (listed(".") == 1 && listed("..") == 1)); /* the other dialects have none */
 }
 
 static void mapped(void)
@@ -261,7 +263,8 @@ static void user(void)
         FAILS(mkdir("refused", 0755), EACCES);
         FAILS(chmod("open", 0755), EPERM);
         put("open/mine", "mine");
-        IS(!stat("open/mine", &st) && st.st_uid == 61001 && st.st_gid == 61001);
+        IS(!stat("open/mine", &st) && st.st_uid == 61001);
+        IS(!linux_dialect || st.st_gid == 61001); /* the others do not say with which group */
         IS(!unlink("open/mine"));
         fflush(stdout);
         _exit(tried);
