@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fusemap.p9.session import Session
 
 _ASKED: Final = struct.Struct("<IQ")
-_ANSWER: Final = struct.Struct("<IBH Q BIQ III QQQQQ QQ QQ QQ QQ QQ")
+# struct statx up to stx_rdev_minor. A time in it, 16 bytes with zeroes at the end, is one of Rgetattr's as it stands.
+_STATX: Final = struct.Struct("<II8xIIIH2x8xQQ8x 16s 16s qI4x qI4x II").unpack_from
+_ANSWER: Final = struct.Struct("<IBH Q BIQ III QQQQQ 16s qQ qQ 16s QQ")
 _WALK: Final = struct.Struct("<IIHH")  # with one name, up to its bytes
 _WALKED: Final = struct.Struct("<IBH H BIQ")
 _FID: Final = struct.Struct("<I")
@@ -85,13 +87,10 @@ def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, ta
     if fid is None:
         return None
     node = fid.node
-    # Stat's fields, in its order
     (
-        mask, blksize, nlink, uid, gid, mode, _, length, blocks, atime_s, atime_ns, btime_s, btime_ns,
-        ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor, _, _, _,
-    ) = session.tree.stat(node)  # fmt: skip
-    if mtime_s < 0 or ctime_s < 0 or atime_s < 0 or btime_s < 0:
-        return None
+        mask, blksize, nlink, uid, gid, mode, length, blocks, atime, btime,
+        ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor,
+    ) = _STATX(session.tree.stat_raw(node))  # fmt: skip
     stamp = _STAMP.pack(mtime_s * _SECOND + mtime_ns & _MAX64, ctime_s * _SECOND + ctime_ns & _MAX64, length)
     return _ANSWER.pack(
         _SIZE,
@@ -109,14 +108,12 @@ def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, ta
         length,
         blksize,
         blocks,
-        atime_s,
-        atime_ns,
+        atime,
         mtime_s,
         mtime_ns,
         ctime_s,
         ctime_ns,
-        btime_s,
-        btime_ns,
+        btime,
         node.generation,
         xxh64_intdigest(stamp) if asked & DATA_VERSION else 0,
     )

@@ -67,6 +67,14 @@ class Reach:
         self.cache(node, fd)
         return st
 
+    def stat_raw(self, node: Node) -> bytearray:
+        """`stat`, as `Calls.statx_raw` gives it."""
+        opened = self._opened.get(node)
+        if opened is not None:
+            return self.calls.statx_raw(opened[-1])
+        fd = self._descriptors.get(node)
+        return self.calls.statx_raw(self.fd(node) if fd is None else fd)
+
     def fd(self, node: Node) -> int:
         """An O_PATH descriptor of `node`, good until the next call but a few of this tree. Raises OSError."""
         fds = self._descriptors
