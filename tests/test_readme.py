@@ -25,6 +25,8 @@ ELSEWHERE = {
     "/opt/fusemap/bin/pip install .": "tests/run does the same",
     "ln -s /opt/fusemap/bin/fusemap /usr/local/bin/": "the PATH of this test",
     "python -m tests.benchmarks": "tests/benchmarks has a test of its own",
+    "python -m tests.benchmarks.p9": "likewise",
+    "python -m tests.benchmarks.startup": "likewise",
 }
 PREPARE = """
 set -eu

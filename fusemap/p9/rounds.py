@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-SPIN_SECONDS: Final = 100e-6
+SPIN_SECONDS: Final = 250e-6
 ROUNDS_A_PASS: Final = 64
 SECONDS_A_PASS: Final = 0.005
 SECONDS_A_PASS_WITH_WORK: Final = 0.0003  # a finished call waits no longer than this for its reply to be sent
