@@ -9,6 +9,8 @@ General layout - each room may use only rooms above it:
     tree     the live exported tree: node <-> host file <-> number; used by every front end
     fuse     the FUSE front end: a mounted tree
     p9       the 9P front end: a server
+    census   walks a tree without mounting it and finds what collides in which mode
+    view     terminal pictures: draws what census hands it
     cli      one small module a verb
 
 The life of a stat: kernel -> fuse (which request) -> tree (node -> descriptor, statx) -> qid (device, inode -> number)

@@ -190,7 +190,7 @@ def _count(
     census.names, census.vanished = len(rows), walk.vanished
     census.unreadable = sorted(walk.unreadable)
     halves, highest, names = upper_halves(rows.chunks(), len(devices))
-    tops = [Tops(met.key, met.dev, met.top, some) for met, some in zip(devices, halves, strict=True)]
+    tops = [Tops(met.identity.key, met.dev, met.top, some) for met, some in zip(devices, halves, strict=True)]
 
     census.from_table = mapper is not None and mapper.mode == "suffix"
     suffix = mapper if mapper is not None and census.from_table else Mapper("suffix")
@@ -219,7 +219,8 @@ def _count(
         colliding = {name: int(found.colliding_on[index]) for name, found in census._found.items()}
         census.devices.append(
             Device(
-                met.key, met.lasting, met.dev, met.kind, met.place, names[index],
-                names[index] - int(again.again_on[index]), highest[index], entries.get(met.key, []), colliding,
+                met.identity.key, met.identity.lasting, met.dev, met.kind, met.place, names[index],
+                names[index] - int(again.again_on[index]), highest[index], entries.get(met.identity.key, []),
+                colliding,
             )
         )  # fmt: skip

@@ -5,8 +5,9 @@ part is sorted, which shows the numbers that come twice; only the rows that have
 names of one file (hard links, bind mounts), which have one device and inode; what is left are collisions. They are kept
 on disk, a list for each degree of harm, since in mode raw half of all files can be among them.
 
-Sorting parts beats merging sorted runs here: numpy's sort of ten million 64-bit numbers is quicker than writing them to
-a disk once. Making the numbers of all rows once more for every part is cheap beside that.
+Why numpy: in most schemes hardly any numbers come twice, and then one sort of plain numbers is all there is to do. With
+ten million files that took 1.2 s where duckdb took 6 s to group the same in a table, with twice the memory; sqlite3
+would take a minute for a table and its index. Only where nearly all files collide duckdb is quicker, by about a third.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ PART: Final = 1 << 22
 
 _U64: Final = np.uint64
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: consecutive numbers go far apart
+# How many members the group has is told with each of them, and is negative for directories.
 _RECORD: Final = np.dtype([("number", "<u8"), ("inode", "<u8"), ("row", "<i8"), ("device", "<i4"), ("size", "<i4")])
+_RECORDS: Final = 8192  # read at once
 
 
 class Member(NamedTuple):
@@ -91,7 +94,6 @@ class Found:
             members: list[tuple[bytes, int, int, bool]] = []
             for records in self._records(harm):
                 for number, inode, row, device, size in records.tolist():
-                    # The sign of a group's size tells directories from others, to save a byte.
                     members.append((rows.path(row), device, inode, size < 0))
                     if len(members) == abs(size):
                         members.sort()
@@ -102,7 +104,7 @@ class Found:
         file, at = self._lists.get(harm), 0
         while file is not None:
             file.flush()
-            data = os.pread(file.fileno(), 1 << 13 << 5, at)
+            data = os.pread(file.fileno(), _RECORDS * _RECORD.itemsize, at)
             if not data:
                 return
             at += len(data)
@@ -145,16 +147,18 @@ def _part(
     every = np.concatenate(taken)
     del taken
     every.sort()
-    twice = np.unique(every[1:][every[1:] == every[:-1]])
+    twice = every[1:][every[1:] == every[:-1]]
     del every
     if not len(twice):
         return
+    twice = twice[np.append(True, twice[1:] != twice[:-1])]
     hits: list[tuple[Numbers, Chunk, Indices]] = []
     for chunk in rows.chunks():
         values = numbers(chunk)
-        at = np.searchsorted(twice, values)
+        mine = np.flatnonzero(_of_part(values, number, parts)) if parts > 1 else np.arange(len(values))
+        at = np.searchsorted(twice, values[mine])
         at[at == len(twice)] = 0
-        hit = np.flatnonzero(twice[at] == values)
+        hit = mine[twice[at] == values[mine]]
         some = Chunk(chunk.start, chunk.device[hit], chunk.inode[hit], chunk.directory[hit])
         hits.append((values[hit], some, hit + chunk.start))
         progress()
@@ -180,7 +184,7 @@ def _groups(
     values: Numbers, device: Indices, inode: Numbers, is_dir: Flags, row: Indices, found: Found, keep: bool
 ) -> None:
     """Sorts rows whose numbers come twice into files, and files into collisions."""
-    order = np.lexsort((row, inode, device, values))
+    order = np.lexsort((inode, device, values))  # stable: of a file's names, the one that was found first leads
     values, device, inode, is_dir, row = values[order], device[order], inode[order], is_dir[order], row[order]
     new = np.ones(len(values), dtype=np.bool_)
     new[1:] = (values[1:] != values[:-1]) | (device[1:] != device[:-1]) | (inode[1:] != inode[:-1])
@@ -193,7 +197,7 @@ def _groups(
     directories = np.add.reduceat(is_dir.astype(np.int64), start)
     harm = np.where(directories > 1, 0, np.where(directories == 1, 1, 2))
     harm[size == 1] = -1
-    found.pairs += sum(int(count) * (int(count) - 1) // 2 for count in size[size > 1])
+    found.pairs += int((size * (size - 1) // 2).sum())
     sizes, harms = np.repeat(size, size), np.repeat(harm, size)
     found.colliding_on += np.bincount(device[harms >= 0], minlength=len(found.colliding_on))
     for degree, name in enumerate(HARMS):

@@ -116,9 +116,8 @@ class Mapped:
     def _stretches(self, device: Tops) -> None:
         """Finds the stretches of a device; the one at its top comes first in the mapper, not in the list."""
         found: dict[int, tuple[int, int, int, int]] = {}
-        bits = 0  # in qemu: how many bits of the inode are the key, for all of the device
         low, end = 0, -1
-        for half in (device.top >> 32, *device.halves):
+        for half in sorted(device.halves, key=lambda half: (half != device.top >> 32, half)):
             if low <= half << 32 < end:
                 continue
             inode = half << 32 | 1 << 31  # in the middle: reserved numbers are at either end
@@ -134,10 +133,9 @@ class Mapped:
                 low, end = half << 32, half + 1 << 32
                 found[low] = (low, mask, -1, 0)
                 continue
-            bits = bits or length
-            width = 64 - (bits if self._mapper.mode == "qemu" else length)
-            low = inode >> width << width
-            end = low + (1 << width)
+            # In qemu an entry can cover more than this: the rest is another stretch, with the same affix.
+            low = inode >> 64 - length << 64 - length
+            end = low + (1 << 64 - length)
             found[low] = (low, mask, shift, affix)
         for _, (first, mask, shift, affix) in sorted(found.items()):
             self._low.append(first)

@@ -5,9 +5,7 @@ itself is nothing but its inode number; device and directory are told once a run
 A run has at most RUN rows, so that finding one row's name never means to read a million.
 
 Everything is plain arrays in files that have no name any more when they are in use, read through numpy.memmap: what
-the system has room for stays in its cache, and it is not ours to manage. Measured on ten million (device, inode) pairs,
-this and a sort of parts of it (collide.py) takes a fraction of the time and space of the same in sqlite3 or duckdb,
-where every row becomes a record and every pair a comparison of two columns.
+the system has room for stays in its cache, and it is not ours to manage.
 """
 
 from __future__ import annotations

@@ -9,7 +9,11 @@ equal in speed, and it lets go of the interpreter lock while a disk thinks.
 Each device is a job of its own, several at a time in threads: one head seeks while another does. The walk is like
 find's, into everything that is mounted, bind mounts included, and it ends for the same reason: mounts are finite, and
 symbolic links are not followed. A file in several places (hard links, bind mounts) is one file; that is settled later,
-by its device and inode.
+by its device and inode. So what a mount does about directories that two bind mounts show (fusemap.tree.filesystems) is
+no collision here.
+
+A copy of a file system has the uuid of its original. As in fusemap.tree, the root's own device keeps it, and of others
+that share one none does; which is found out when all are known, so that it does not depend on which thread was first.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import os
 import stat
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
@@ -34,6 +39,10 @@ THREADS: Final = 8
 """Devices that are walked at a time."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AT_FDCWD: Final = -100
+_VANISHED: Final = frozenset(  # or replaced, by a file or a symbolic link; ESRCH is /proc's
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESRCH, errno.ESTALE}
+)
 _TICK: Final = 0.2  # seconds between two calls of `progress`
 
 # ext2 to ext4, xfs, btrfs, tmpfs, f2fs, squashfs, erofs: linux/magic.h
@@ -50,10 +59,12 @@ class Unreadable(NamedTuple):
 class Met:
     """A device as the walk met it. `place` is where, relative to the tree's top; `top` the inode found there."""
 
-    def __init__(self, index: int, key: str, identity: Identity, dev: int, place: bytes, top: int, kind: str) -> None:
+    def __init__(
+        self, index: int, identity: Identity, session: Identity, dev: int, place: bytes, top: int, kind: str
+    ) -> None:
         self.index = index
-        self.key = key
-        self.lasting = identity.lasting
+        self.identity = identity
+        self.session = session  # what it is known by where another one has its identity
         self.dev = dev
         self.place = place
         self.top = top
@@ -67,11 +78,10 @@ class Walk:
     def __init__(self, root: str, spill: Spill, names: Mapping[str, str] | None = None) -> None:
         self._root = os.fsencode(os.path.realpath(root))
         self._spill = spill
-        self._names = {os.fsencode(path): name for path, name in (names or {}).items()}
+        self._names = self._names_by_device(names or {})
         self._lock = threading.Lock()
         self._calls = Calls()  # under the lock
         self._devices: dict[int, Met] = {}
-        self._keys: set[str] = set()
         self._kinds: dict[bytes, str] = {}
         self._covered: dict[bytes, set[str]] = {}
         self._pool: ThreadPoolExecutor
@@ -106,6 +116,7 @@ class Walk:
             except BaseException:
                 self._stop.set()
                 raise
+        self._tell_copies_apart()
         progress(self._spill.rows, len(self._devices))
 
     def _wait(self, progress: Callable[[int, int], None]) -> None:
@@ -144,6 +155,23 @@ class Walk:
                 self._covered.setdefault(above or b".", set()).add(os.fsdecode(name))
             elif contains(info.point, self._root):
                 self._kinds[b"."] = info.kind
+
+    def _names_by_device(self, names: Mapping[str, str]) -> dict[int, str]:
+        """The names by st_dev, of what is mounted at their paths."""
+        found = {}
+        for path, name in names.items():
+            with contextlib.suppress(OSError):
+                dev = os.stat(path).st_dev
+                # Where nothing is mounted now, the name is not that of the directory's own device.
+                if os.fsencode(os.path.realpath(path)) == self._root or dev != os.stat(os.path.join(path, "..")).st_dev:
+                    found[dev] = name
+        return found
+
+    def _tell_copies_apart(self) -> None:
+        count = Counter(met.identity.key for met in self._devices.values())
+        for met in self._devices.values():
+            if count[met.identity.key] > 1 and met.place != b".":
+                met.identity = met.session
 
     def _walk(self, start: bytes) -> None:
         """Walks one directory and what is below it on the same device; others become jobs of their own."""
@@ -197,7 +225,12 @@ class Walk:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = entry.name
-                    if entry.is_dir(follow_symlinks=False):
+                    try:
+                        directory = entry.is_dir(follow_symlinks=False)  # a stat where the listing does not tell
+                    except OSError as error:
+                        self._failed(head + fsencode(name), error)
+                        continue
+                    if directory:
                         todo.append(head + fsencode(name))
                         continue
                     if plain and name not in covered:
@@ -231,22 +264,18 @@ class Walk:
             return None
 
     def _meet(self, fd: int, name: bytes, dev: int, place: bytes, top: int) -> Met:
-        """The device that directory `fd` (or `name` in it) is on. Raises OSError."""
+        """The device that directory `fd` is on, or `name` in it, which cannot be opened. Raises OSError."""
         with self._lock:
             met = self._devices.get(dev)
             if met is not None:
                 return met
             st = self._calls.statx(fd, name)
             kind = self._kinds.get(place, "")
-            if name:  # a file on another device than its directory: nameless, as in fusemap.tree
-                identity = session_only(st)
-            else:
-                identity = identify(fd, st, kind, self._names.get(os.path.normpath(os.path.join(self._root, place))))
-                if identity.key in self._keys:  # a copy has the uuid of its original
-                    identity = session_only(st)
-            met = Met(len(self._devices), identity.key, identity, dev, place, top, kind)
+            # A file on another device than its directory is on a nameless one, as in fusemap.tree.
+            session = session_only(st)
+            identity = session if name else identify(fd, st, kind, self._names.get(dev))
+            met = Met(len(self._devices), identity, session, dev, place, top, kind)
             met.plain = not name and filesystem_magic(fd) in _D_INO_IS_ST_INO
-            self._keys.add(identity.key)
             self._devices[dev] = met
             return met
 
@@ -262,14 +291,15 @@ class Walk:
         """A directory that cannot be read has a number all the same."""
         self._failed(path, error)
         with contextlib.suppress(OSError):
-            st = os.lstat(os.path.join(self._root, path))
-            met = self._devices.get(st.st_dev)
-            if met is not None and stat.S_ISDIR(st.st_mode):
+            full = os.path.join(self._root, path)
+            st = os.lstat(full)
+            if stat.S_ISDIR(st.st_mode):
+                met = self._devices.get(st.st_dev) or self._meet(_AT_FDCWD, full, st.st_dev, path, st.st_ino)
                 self._spill.add(met.index, path, [b""], array("Q", [st.st_ino]), True)
 
     def _failed(self, path: bytes, error: OSError) -> None:
         with self._lock:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                self.vanished += 1  # or replaced, by a file or a symbolic link
+            if error.errno in _VANISHED:
+                self.vanished += 1
             else:
                 self.unreadable.append(Unreadable(path, error.strerror or str(error)))

@@ -1,7 +1,11 @@
 """fusemap scan: would files of this tree collide, which, and what would each way of giving numbers make of it?
 
 Nothing is mounted, and nothing on the tree is changed: where it has a table of numbers, that is read, so that the
-numbers of mode suffix are the ones that a mount shows; a table is never made.
+numbers of mode suffix are the ones that a mount shows; a table is never made. (Numbers that a mount with --reuse
+new-number gives to single files are not looked up.)
+
+By default raw is chosen, since the question is what a plain export would do; `--map suffix` asks for proof that
+fusemap's own numbers do not collide. The exit status goes by what was chosen.
 
 With --json, one object is printed. Names and paths are relative to SRC; bytes in them that are not UTF-8 are lone
 surrogates, as Python's os.fsencode() takes them. New keys may come; these stay:
@@ -105,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _stored(source: str, state: str) -> Mapper | None:
     """A mapper with what the tree's table says, that adds to nothing but itself; None where there is no table."""
-    from fusemap.qid import Mapper
+    from fusemap.qid import Allocator, Mapper
     from fusemap.table import open_table
 
     if state == "none" or (state.startswith("sqlite:") and not os.path.exists(state.removeprefix("sqlite:"))):
@@ -114,7 +118,15 @@ def _stored(source: str, state: str) -> Mapper | None:
         raise Refused(f"{source} is not a directory that can be read")
     table = open_table(source, state, None)
     try:
-        return Mapper(table.mode, table.k, table.records()) if table.exists else None
+        if not table.exists:
+            return None
+        ledger, records = table.ledger(), table.records()
+        return Mapper(table.mode, table.k, records, Allocator(ledger.next_index(), ledger.next_counter()))
+    except ValueError as error:
+        raise Refused(
+            f"the table in {table.where} contradicts itself ({error}): see fusemap table repair, or leave it out with "
+            f"--state none"
+        ) from error
     finally:
         table.close()
 

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 WIDTH: Final = 80
 """Columns that everything is made to fit, names and paths of the user's own excepted."""
+GAP: Final = 2
+"""Columns between two cells of a table."""
 
 
 class Heading(NamedTuple):
@@ -15,7 +17,7 @@ class Heading(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A sentence or a path. `style` is "", "good", "bad" or "dim"; no meaning is in the style alone."""
+    """A sentence or a path. `style` is "", "good", "bad", "dim" or "lane"; no meaning is in the style alone."""
 
     text: str
     style: str = ""
@@ -27,6 +29,21 @@ class Grid(NamedTuple):
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     marks: dict[int, str]
+
+
+def fitted(grid: Grid, shrinkable: dict[int, int], width: int = WIDTH) -> Grid:
+    """The table with its cells cut, where it is wider than `width`: one column after the other, as far as needed.
+
+    `shrinkable` are positions of columns and the width below which they are not cut, the first to be cut first.
+    """
+    rows, titles = grid.rows, [title.removeprefix(">") for title in grid.columns]
+    for column, least in shrinkable.items():
+        widths = [max(len(row[at]) for row in [titles, *rows]) for at in range(len(titles))]
+        over = sum(widths) + GAP * (len(widths) - 1) - width
+        if over > 0:
+            room = max(least, widths[column] - over)
+            rows = [(*row[:column], shortened(row[column], room), *row[column + 1 :]) for row in rows]
+    return Grid(grid.columns, rows, grid.marks)
 
 
 Block: TypeAlias = "Heading | Line | Grid"

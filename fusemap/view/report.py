@@ -8,27 +8,22 @@ from itertools import islice
 from typing import Final
 
 from fusemap.census import EXHIBITS, HARMS, Census, Device, Lanes
-from fusemap.view.blocks import WIDTH, Block, Grid, Heading, Line, printable, shortened
+from fusemap.view.blocks import Block, Grid, Heading, Line, fitted, printable, shortened
 
 SHOWN: Final = 20
 """Collisions, devices and unreadable places that are shown; of all others there is a count."""
 
 _HARM: Final = {
-    "loop": "two directories: find and du see a loop, kernels mix up trees",
-    "error": "a directory and a file: EIO, the file or directory cannot be used",
-    "mixed": "two files: wrong data, and copies that make them hard links",
+    "loop": "between directories: find and du see a loop, kernels mix up trees",
+    "error": "between a directory and files: EIO, one of them cannot be used",
+    "mixed": "between files: wrong data, and copies that make them hard links",
 }
 _KIND: Final = {"loop": "directories", "error": "dir + file", "mixed": "files"}
-_ABOUT: Final = {
-    "raw": "the inode alone, as plain re-exports show",
-    "prefix": "fusemap --map prefix",
-    "qemu": "QEMU's multidevs=remap",
-    "suffix": "fusemap's own",
-    "xor": "device XOR inode",
-    "xxh64": "a 64-bit hash",
-    "xxh32": "a 32-bit hash",
-    "samba": "Samba's id on such a tree",
-}
+_ABOUT: Final = (
+    "chance: the pairs to expect if as many numbers were drawn by lot",
+    "raw: what plain exports show; qemu: QEMU's multidevs=remap; suffix: fusemap's",
+    "exhibits: device XOR inode, hashes of both, and Samba's file id on such a tree",
+)
 _MEMBERS: Final = 6
 
 
@@ -73,30 +68,23 @@ def _comparison(census: Census) -> Iterator[Block]:
             marks[len(rows)] = "bad"
         label = f"{name} (exhibit)" if name in EXHIBITS else name
         counts = (str(scheme.files[harm]) for harm in HARMS)
-        rows.append((label, *counts, str(scheme.pairs), f"{scheme.expected:.2g}", _ABOUT[name]))
+        rows.append((label, *counts, str(scheme.pairs), f"{scheme.expected:.2g}"))
     titles = (f">{_KIND[harm]}" for harm in HARMS)
-    yield Grid(("scheme", *titles, ">pairs", ">chance", ""), _narrow(rows), marks)
-    yield Line("chance: the pairs to expect if as many numbers were drawn by lot", "dim")
-
-
-def _narrow(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The rows with the remark at their end only where all of it fits."""
-    titles = (len("scheme"), *(len(_KIND[harm]) for harm in HARMS), len("pairs"), len("chance"))
-    widths = [max(title, *(len(row[n]) for row in rows)) for n, title in enumerate(titles)]
-    room = WIDTH - sum(widths) - 2 * len(widths)
-    return [(*row[:-1], row[-1] if len(row[-1]) <= room else "") for row in rows]
+    yield Grid(("scheme", *titles, ">pairs", ">chance"), rows, marks)
+    yield from (Line(text, "dim") for text in _ABOUT)
 
 
 def _devices(census: Census) -> Iterator[Block]:
     yield Heading("Devices")
     rows = [_device(number, device) for number, device in enumerate(islice(census.devices, SHOWN))]
-    yield Grid((">", "identity", "st_dev", "affix", ">files", ">highest inode", "at"), rows, {})
+    grid = Grid((">", "identity", "st_dev", "affix", ">files", ">highest inode", "at"), rows, {})
+    yield fitted(grid, {6: 10, 1: 10, 3: 7})
     if len(census.devices) > SHOWN:
         yield Line(f"and {len(census.devices) - SHOWN} more; --json lists them all", "dim")
     if any(not device.lasting for device in census.devices):
         yield Line("session: known until it is unmounted; a name given by --name PATH=NAME lasts", "dim")
     if not census.from_table:
-        yield Line("affixes are those of a first mount: this tree has no table of numbers yet", "dim")
+        yield Line("affixes are those of a first mount: this tree has no table of suffixes yet", "dim")
 
 
 def _device(number: int, device: Device) -> tuple[str, ...]:
@@ -105,11 +93,8 @@ def _device(number: int, device: Device) -> tuple[str, ...]:
     affix = str(device.entries[0][1]) if device.entries else "-"
     more = f"+{len(device.entries) - 1}" if len(device.entries) > 1 else ""
     dev = f"{os.major(device.dev)}:{os.minor(device.dev)}"
-    place = shortened(printable(device.place), 14)
-    return (
-        str(number), shortened(identity, 16), dev, shortened(affix, 9) + more, str(device.files), str(device.highest),
-        place,
-    )  # fmt: skip
+    place = shortened(printable(device.place), 24)
+    return (str(number), identity, dev, shortened(affix, 9) + more, str(device.files), str(device.highest), place)
 
 
 def _budget(census: Census) -> Iterator[Block]:
@@ -129,7 +114,7 @@ def _lanes(census: Census, lanes: Lanes, scheme: str) -> Iterator[Block]:
         cells = zip(lanes.files[number].tolist(), lanes.colliding[number].tolist(), strict=True)
         lane = "".join("X" if colliding else "-" if files else " " for files, colliding in cells)
         text = f"{number:>3} {shortened(printable(device.place), 14):14} |{lane}| {device.colliding[scheme]}"
-        yield Line(text, "bad" if "X" in lane else "")
+        yield Line(text, "lane")
     if len(census.devices) > SHOWN:
         yield Line(f"and {len(census.devices) - SHOWN} more devices", "dim")
     yield Line(f"X files that collide, - files that do not; inode 0 to {max(d.highest for d in census.devices)}", "dim")
@@ -140,7 +125,7 @@ def _ledger(census: Census, scheme: str) -> Iterator[Block]:
     yield Heading(f"Collisions of {scheme}, the most harmful first")
     for harm in HARMS:
         if found.groups[harm]:
-            yield Line(f"{found.groups[harm]:>9} of {_HARM[harm]}")
+            yield Line(f"{found.groups[harm]:>9} {_HARM[harm]}")
     for collision in islice(census.collisions(scheme), SHOWN):
         yield Line("")
         yield Line(f"number {collision.number}: {_KIND[collision.harm]}", "bad")

@@ -8,9 +8,10 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
 
-from fusemap.view.blocks import Block, Grid, Heading, Line
+from fusemap.view.blocks import GAP, Block, Grid, Heading, Line
 
 _STYLES: Final = {"bad": "bold red", "good": "green", "dim": "dim", "heading": "bold"}
+_COLLIDING: Final = r"X(?=[-X ]*\| \d+$)"
 
 
 def draw(blocks: Iterable[Block], stream: TextIO) -> None:
@@ -30,7 +31,10 @@ def _draw_rich(lines: Iterable[tuple[str, str]], stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     for text, style in lines:
         # A path that is too long for a line is not cut into words: it is to be copied.
-        console.print(Text(text, _STYLES.get(style, "")), soft_wrap=True)
+        written = Text(text, _STYLES.get(style, ""))
+        if style == "lane":
+            written.highlight_regex(_COLLIDING, _STYLES["bad"])
+        console.print(written, soft_wrap=True)
 
 
 def _lines(block: Block) -> Iterator[tuple[str, str]]:
@@ -52,7 +56,7 @@ def _grid(grid: Grid) -> Iterator[tuple[str, str]]:
             cell.rjust(width) if flush else cell.ljust(width)
             for cell, width, flush in zip(row, widths, right, strict=True)
         )
-        yield "  ".join(cells).rstrip(), "dim" if number < 0 else grid.marks.get(number, "")
+        yield (" " * GAP).join(cells).rstrip(), "dim" if number < 0 else grid.marks.get(number, "")
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -104,8 +104,10 @@ class TestRefused:
         refused(fusemap("mount", source, target, *foreground, user=ALICE))
 
     def test_an_ordinary_user_and_a_source_he_may_not_read(
-        self, foreground: list[str], source: Path, target: Path
+        self, foreground: list[str], source: Path, target: Path, stage: Stage
     ) -> None:
+        needs.tools("fusermount3")
+        stage.admit(ALICE)
         source.chmod(0o700)
         os.chown(target, ALICE.uid, ALICE.gid)
         refused(fusemap("mount", source, target, *foreground, user=ALICE), "Permission denied")

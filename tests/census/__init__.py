@@ -1,0 +1,1 @@
+"""The census: what a walk finds, and what collides."""
