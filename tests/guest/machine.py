@@ -2,8 +2,8 @@
 
 A guest has no disk and no shell to log in to. Its first process is an agent (inside/agent.c) that runs the scripts sent
 to it through a virtio-serial port; that keeps results apart from what the kernel says on the console, needs no network,
-and tells the agent when nobody is interested any more: it then switches the machine off. So a guest outlives neither the
-test that started it nor, by PR_SET_PDEATHSIG, a test run that is killed.
+and tells the agent when nobody is interested any more: it then switches the machine off. So a guest outlives neither
+the test that started it nor, by PR_SET_PDEATHSIG, a test run that is killed.
 
 Nothing here needs root; the mounts and servers that guests look at may.
 """
@@ -52,7 +52,7 @@ class Image:
         (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
         (root / "etc" / "group").write_text("root:x:0:\n")
         sources = sorted((HERE / "inside").glob("*.c"))
-        run("gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-static", "-o", root / "bin" / "guest", *sources)
+        run("gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-static", "-o", root / "bin/guest", *sources)
         names = []
         for path in _modules(self.kernel.name.partition("-")[2]):
             shutil.copy(path, root / "modules")
@@ -102,8 +102,8 @@ class Guest:
         self._messages = scratch / f"{name}.qemu"
         ours, theirs = socket.socketpair()
         command = [
-            "qemu-system-x86_64", "-accel", "tcg", "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none",
-            "-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append",
+            "qemu-system-x86_64", "-accel", "tcg", "-m", str(MEMORY), "-nodefaults", "-no-user-config",
+            "-display", "none", "-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append",
             "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
             "-serial", f"file:{self._console}",
             "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
@@ -113,6 +113,7 @@ class Guest:
         for n, path in enumerate(exports):
             command += ["-fsdev", f"local,id=fs{n},path={path},security_model=passthrough,multidevs=remap"]
             command += ["-device", f"virtio-9p-pci,fsdev=fs{n},mount_tag=qemu{n}"]
+        self._killed = False
         self._started = time.monotonic()
         self.booted = 0.0
         with open(self._messages, "wb") as file, theirs:
@@ -138,7 +139,7 @@ class Guest:
     def attempt(self, script: str, timeout: float = SECONDS) -> tuple[int, str]:
         """Runs a script for sh; its exit status and its output.
 
-        Raises AssertionError when the guest has ended or has not answered after `timeout` seconds; it is of no use then.
+        Raises AssertionError when the guest has ended or has not answered in `timeout` seconds; it is of no use then.
         """
         self._socket.settimeout(timeout)
         data = script.encode("utf-8", "surrogateescape")
@@ -183,8 +184,15 @@ class Guest:
         """What the kernel and QEMU have said, for messages of failed tests."""
         return "\n".join(path.read_text(errors="replace") for path in (self._console, self._messages) if path.exists())
 
+    def kill(self) -> None:
+        """As if its plug was pulled; nothing but `close` may follow."""
+        self._killed = True
+        self._kill()
+
     def close(self) -> None:
         """Waits until the guest has switched itself off. Raises AssertionError when it does not, or did so before."""
+        if self._killed:
+            return
         ended = self._process.poll() is not None
         self._socket.close()
         try:
@@ -193,7 +201,7 @@ class Guest:
             raise AssertionError(f"guest {self.name} did not switch itself off\n{self.said()}") from None
         finally:
             self._kill()
-        assert not ended and self._process.returncode == 0, f"guest {self.name} ended by itself\n{self.said()}"
+        assert (ended, self._process.returncode) == (False, 0), f"guest {self.name} ended by itself\n{self.said()}"
 
     def _kill(self) -> None:
         self._socket.close()

@@ -1,4 +1,4 @@
-/* What POSIX promises, tried in an empty directory: contract DIR DIALECT
+/* What POSIX promises, tried in an empty directory: contract DIR DIALECT CACHE
  *
  * Prints a line for each promise that is broken, and one with how many were tried. DIALECT is "9p2000.L" or "9p2000.u",
  * which knows no extended attributes and no rename into another directory. Linux's client cuts the times that programs
@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -15,7 +16,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-static int tried, linux_dialect;
+static int tried, linux_dialect, shared_mappings;
 
 #define IS(promise) (tried++, errno = 0, (promise) ? (void)0 : broken(__LINE__, #promise))
 #define FAILS(call, with) (tried++, errno = 0, (call) == -1 && errno == (with) ? (void)0 : broken(__LINE__, #call " -> " #with))
@@ -244,6 +245,61 @@ static void mapped(void)
     char *seen = mmap(NULL, 10, PROT_READ, MAP_PRIVATE, fd, 0);
     IS(seen != MAP_FAILED && !memcmp(seen, "0123456789", 10));
     munmap(seen, 10);
+    if (shared_mappings) {
+        seen = mmap(NULL, 10, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        IS(seen != MAP_FAILED);
+        seen[3] = 'x';
+        IS(!msync(seen, 10, MS_SYNC));
+        munmap(seen, 10);
+        IS(!strcmp(get("a"), "012x456789"));
+    }
+    IS(!close(fd) && !unlink("a"));
+}
+
+static void deep(void)
+{
+    char path[PATH_MAX];
+    const char *name = "a directory of a deep tree";
+    int top = open(".", O_RDONLY | O_DIRECTORY);
+    for (int n = 0; n < 60; n++)
+        IS(!mkdir(name, 0755) && !chdir(name));
+    put("bottom", "of it");
+    IS(getcwd(path, sizeof path) && strlen(path) > 60 * strlen(name));
+    strcat(path, "/bottom");
+    IS(!strcmp(get(path), "of it"));
+    IS(!unlink("bottom"));
+    for (int n = 0; n < 60; n++)
+        IS(!chdir("..") && !rmdir(name));
+    IS(!fchdir(top) && !close(top));
+}
+
+/* Locks of a part of a file, which a child wants too. A client of the other dialects grants every lock without asking
+ * anybody (v9fs_file_lock). */
+static void ranges(void)
+{
+    if (!linux_dialect)
+        return;
+    struct flock part = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 10};
+    put("a", "a");
+    int fd = open("a", O_RDWR);
+    IS(!fcntl(fd, F_SETLK, &part));
+    fflush(stdout);
+    pid_t child = fork();
+    if (!child) {
+        tried = 0;
+        struct flock wanted = part;
+        FAILS(fcntl(fd, F_SETLK, &wanted), EAGAIN);
+        IS(!fcntl(fd, F_GETLK, &wanted) && wanted.l_type == F_WRLCK && wanted.l_start == 10 && wanted.l_len == 10);
+        struct flock beside = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 20, .l_len = 1};
+        IS(!fcntl(fd, F_SETLK, &beside));
+        fflush(stdout);
+        _exit(tried);
+    }
+    int status = 0;
+    IS(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    tried += WEXITSTATUS(status);
+    part.l_type = F_UNLCK;
+    IS(!fcntl(fd, F_SETLK, &part));
     IS(!close(fd) && !unlink("a"));
 }
 
@@ -277,13 +333,14 @@ static void user(void)
 
 int contract(int count, char **words)
 {
-    if (count != 3)
+    if (count != 4)
         return 2;
     if (chdir(words[1]))
         DIE(words[1]);
     umask(022);
     linux_dialect = !strcmp(words[2], "9p2000.L");
-    void (*parts[])(void) = {contents, unlinked, renames, links, special, attributes, names, mapped, user};
+    shared_mappings = linux_dialect && strcmp(words[3], "none"); /* no cache, no page to share */
+    void (*parts[])(void) = {contents, unlinked, renames, links, special, attributes, names, mapped, deep, ranges, user};
     for (size_t n = 0; n < sizeof parts / sizeof *parts; n++)
         parts[n]();
     printf("{\"tried\": %d}\n", tried);

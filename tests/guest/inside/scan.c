@@ -1,7 +1,7 @@
 /* Trees as a guest sees them.
  *
- *   scan DIR [reverse]   a line for DIR and each file below: path, st_ino, d_ino, links, type and mode, size
- *   list DIR             reads a directory, and again from a place in its middle: how many names and numbers it has */
+ *   scan DIR   a line for DIR and each file below: path, st_ino, d_ino, links, type and mode, size
+ *   list DIR   reads a directory, and again from a place in its middle: how many names and numbers it has */
 #include "guest.h"
 #include <dirent.h>
 #include <errno.h>
@@ -10,12 +10,11 @@
 #include <sys/stat.h>
 
 struct entry { char *name; uint64_t ino; };
-static int direction = 1;
 static size_t base;
 
 static int by_name(const void *one, const void *two)
 {
-    return direction * strcmp(((const struct entry *)one)->name, ((const struct entry *)two)->name);
+    return strcmp(((const struct entry *)one)->name, ((const struct entry *)two)->name);
 }
 
 static int by_number(const void *one, const void *two)
@@ -74,10 +73,8 @@ static void tell(const char *path, uint64_t d_ino)
 
 int scan(int count, char **words)
 {
-    if (count < 2)
+    if (count != 2)
         return 2;
-    if (count > 2)
-        direction = -1;
     base = strlen(words[1]);
     tell(words[1], 0);
     return 0;
