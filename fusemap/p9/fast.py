@@ -18,7 +18,7 @@ from xxhash import xxh32_intdigest, xxh64_intdigest
 from fusemap.p9.fids import Fid, Place
 from fusemap.p9.messages import NOFID, NUMBERS, Rclunk, Rgetattr, Rwalk, Tclunk, Tgetattr, Twalk
 from fusemap.p9.metadata import BASIC, BTIME, DATA_VERSION, GEN, STATX_BTIME
-from fusemap.qid import QTDIR, QTFILE, QTSYMLINK
+from fusemap.qid import QTDIR, QTFILE, QTSYMLINK, version
 
 if TYPE_CHECKING:
     from fusemap.p9.session import Session
@@ -58,11 +58,9 @@ def walk_frame(session: Session, buffer: bytearray, start: int, size: int, tag: 
     parent = fid.node
     node, st = session.model.lookup(fid.user, parent, name)
     session.new_fid(new, Fid(node, fid.root, fid.user, Place(parent, name)))
-    stamp = _STAMP.pack(
-        st.mtime_s * _SECOND + st.mtime_ns & _MAX64, st.ctime_s * _SECOND + st.ctime_ns & _MAX64, st.size
-    )
+    mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
     kind = _TYPES.get(st.mode & 0o170000, QTFILE)
-    return _WALKED.pack(_WALKED.size, _RWALK, tag, 1, kind, xxh32_intdigest(stamp) or 1, node.number)
+    return _WALKED.pack(_WALKED.size, _RWALK, tag, 1, kind, version(mtime, ctime, st.size), node.number)
 
 
 def clunk_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh32_intdigest
-
 from fusemap.host.calls import Stat
 from fusemap.p9 import messages as m
 from fusemap.p9 import metadata
@@ -24,7 +22,7 @@ from fusemap.p9.locks import Waiting
 from fusemap.p9.naming import checked, device, directory, fail, may_change, new_name, place_of
 from fusemap.p9.transfer import create_fid, open_fid, payload, qid_of_new, sync
 from fusemap.p9.wire import Message
-from fusemap.qid import QID, QTDIR, QTSYMLINK, qid_type
+from fusemap.qid import QID, QTDIR, QTSYMLINK, qid_type, version
 from fusemap.tree import Node
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ _TYPES: Final = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}
 _AT_REMOVEDIR: Final = 0x200
 _MAX64: Final = (1 << 64) - 1
 _SECOND: Final = 1_000_000_000
-_STAMP: Final = struct.Struct("<QQQ")
 _ENTRY: Final = struct.Struct("<BIQQBH")
 LISTED_AT_ONCE: Final = 1 << 15  # bytes; a longer listing is answered in several parts, so that others have their turn
 
@@ -64,6 +61,7 @@ def flags_of(wire: int) -> int:
 
 
 def statfs(session: Session, message: m.Tstatfs) -> Message:
+    """The file system that the fid is on, as statfs(2), its type that of 9P. Raises OSError."""
     fid = session.fid(message.fid)
     found = os.fstatvfs(session.tree.fd(fid.node))
     kind = 0x01021997  # V9FS_MAGIC: df and others take the file system for what it is
@@ -83,6 +81,7 @@ def statfs(session: Session, message: m.Tstatfs) -> Message:
 
 
 def lopen(session: Session, message: m.Tlopen) -> Message | Later:
+    """Opens the fid, with the flags of the wire. Raises OSError."""
     fid = session.fid(message.fid)
     flags = flags_of(message.flags)
     try:
@@ -94,12 +93,14 @@ def lopen(session: Session, message: m.Tlopen) -> Message | Later:
 
 
 def lcreate(session: Session, message: m.Tlcreate) -> Message:
+    """Makes and opens a file in a directory; the fid is that file then. Raises OSError."""
     fid = session.fid(message.fid)
     flags = flags_of(message.flags) | (os.O_EXCL if message.flags & _EXCL else 0)
     return m.Rlcreate(create_fid(session, fid, message.name, flags, message.mode & 0o7777, message.gid), 0)
 
 
 def symlink(session: Session, message: m.Tsymlink) -> Message:
+    """Makes a symbolic link. Raises OSError."""
     parent, fid = _parent(session, message.dfid)
     if not message.target or b"\0" in message.target:
         raise fail(errno.ENOENT if not message.target else errno.EINVAL)
@@ -108,6 +109,7 @@ def symlink(session: Session, message: m.Tsymlink) -> Message:
 
 
 def mknod(session: Session, message: m.Tmknod) -> Message:
+    """Makes a regular file, fifo, socket or device node. Raises OSError."""
     parent, fid = _parent(session, message.dfid)
     kind = message.mode & 0o170000
     if kind not in (0, S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
@@ -119,6 +121,7 @@ def mknod(session: Session, message: m.Tmknod) -> Message:
 
 
 def mkdir(session: Session, message: m.Tmkdir) -> Message:
+    """Makes a directory. Raises OSError."""
     parent, fid = _parent(session, message.dfid)
     made = session.model.mkdir(fid.user, parent, new_name(message.name), message.mode & 0o7777, message.gid)
     return m.Rmkdir(_told(session, parent, message.name, *made))
@@ -133,6 +136,7 @@ def _told(session: Session, parent: Node, name: bytes, node: Node, st: Stat) -> 
 
 
 def link(session: Session, message: m.Tlink) -> Message:
+    """Gives the file of a fid one more name. Raises OSError."""
     parent, fid = _parent(session, message.dfid)
     node = session.fid(message.fid).node
     if node.kind == S_IFDIR:
@@ -142,6 +146,7 @@ def link(session: Session, message: m.Tlink) -> Message:
 
 
 def rename(session: Session, message: m.Trename) -> Message | Later:
+    """Moves the file that the fid is to a directory and name. Raises OSError."""
     may_change(session)
     fid, dfid = session.fid(message.fid), session.fid(message.dfid)
     new = new_name(message.name)
@@ -150,6 +155,7 @@ def rename(session: Session, message: m.Trename) -> Message | Later:
 
 
 def renameat(session: Session, message: m.Trenameat) -> Message | Later:
+    """Moves what is at a directory and name to another. Raises OSError."""
     may_change(session)
     old, new = session.fid(message.olddfid), session.fid(message.newdfid)
     names = _removable(message.oldname), _removable(message.newname)
@@ -180,6 +186,7 @@ def _is_there(session: Session, parent: Node, name: bytes) -> bool:
 
 
 def unlinkat(session: Session, message: m.Tunlinkat) -> Message | Later:
+    """Removes a name: a directory with AT_REMOVEDIR, anything else without. Raises OSError."""
     parent, fid = _parent(session, message.dfid)
     name = _removable(message.name)
     if message.flags & ~_AT_REMOVEDIR:
@@ -190,6 +197,7 @@ def unlinkat(session: Session, message: m.Tunlinkat) -> Message | Later:
 
 
 def readlink(session: Session, message: m.Treadlink) -> Message:
+    """The target of a symbolic link. Raises OSError, EINVAL for anything else."""
     fid = session.fid(message.fid)
     if not qid_type(session.model.stat(fid.node).mode) & 0x02:
         raise fail(errno.EINVAL)
@@ -197,6 +205,7 @@ def readlink(session: Session, message: m.Treadlink) -> Message:
 
 
 def readdir(session: Session, message: m.Treaddir) -> Message:
+    """Entries after an offset, as many as fit, each with the QID that a walk would give. Raises OSError."""
     fid = session.fid(message.fid)
     listing = fid.io
     if not isinstance(listing, Listing):
@@ -221,10 +230,8 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
                 break
             if st is not None and session.plain:
                 mode = st.mode
-                stamp = _STAMP.pack(
-                    st.mtime_s * _SECOND + st.mtime_ns & _MAX64, st.ctime_s * _SECOND + st.ctime_ns & _MAX64, st.size
-                )
-                kind_of = (_TYPES.get(mode & 0o170000, 0), xxh32_intdigest(stamp) or 1, number)
+                mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
+                kind_of = (_TYPES.get(mode & 0o170000, 0), version(mtime, ctime, st.size), number)
                 kind = (mode & 0o170000) >> 12
             elif st is None:  # not to be looked at: the type is the record's, and there is no version
                 kind_of = (0x80 if kind == 4 else 0x02 if kind == 10 else 0, 0, number)
@@ -247,10 +254,12 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
 
 
 def fsync(session: Session, message: m.Tfsync) -> Message | Later:
+    """Brings an open file's data to the disk. Raises OSError."""
     return sync(session, session.fid(message.fid), bool(message.datasync), m.Rfsync())
 
 
 def lock(session: Session, message: m.Tlock) -> Message | Later:
+    """Takes or gives back a byte-range lock; waits for it where the client asks so. Raises OSError."""
     fid, file = _lockable(session, message.fid)
     answer = session.export.locks.acquire(
         session,
@@ -268,6 +277,7 @@ def lock(session: Session, message: m.Tlock) -> Message | Later:
 
 
 def getlock(session: Session, message: m.Tgetlock) -> Message:
+    """Which lock is in the way of one, if any. Raises OSError."""
     fid, file = _lockable(session, message.fid)
     return session.export.locks.test(session, fid, fid.node, lambda: _lock_descriptor(session, fid, file), message)
 

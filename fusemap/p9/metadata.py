@@ -39,6 +39,7 @@ _MAX_ATTRIBUTE: Final = 1 << 16  # XATTR_SIZE_MAX
 
 
 def getattr(session: Session, message: m.Tgetattr) -> Message:
+    """What the client is told of a file: all that was asked for and is known. Raises OSError."""
     node = session.fid(message.fid).node
     st = session.model.stat(node)
     mtime, ctime = st.mtime_s * _SECOND + st.mtime_ns, st.ctime_s * _SECOND + st.ctime_ns
@@ -73,6 +74,7 @@ def getattr(session: Session, message: m.Tgetattr) -> Message:
 
 
 def setattr(session: Session, message: m.Tsetattr) -> Message | Later:
+    """Sets those of owner, mode, size and times that are marked valid, in that order. Raises OSError."""
     may_change(session)
     fid, valid = session.fid(message.fid), message.valid
     model, node, user = session.model, fid.node, fid.user
@@ -100,6 +102,7 @@ def setattr(session: Session, message: m.Tsetattr) -> Message | Later:
 
 
 def xattrwalk(session: Session, message: m.Txattrwalk) -> Message:
+    """A fid from which an attribute's value, or the list of names, is read. Raises OSError."""
     fid, model = session.fid(message.fid), session.model
     if message.newfid == m.NOFID or message.newfid in session.fids:
         raise fail(errno.EINVAL)
@@ -119,6 +122,7 @@ def xattrwalk(session: Session, message: m.Txattrwalk) -> Message:
 
 
 def xattrcreate(session: Session, message: m.Txattrcreate) -> Message:
+    """The fid takes the value of an attribute, which is set when it is clunked. Raises OSError."""
     may_change(session)
     fid = session.fid(message.fid)
     if fid.io is not None:

@@ -41,6 +41,7 @@ _SECOND: Final = 1_000_000_000
 
 
 def open_(session: Session, message: m.Topen) -> Message | Later:
+    """Opens the fid (open(5)). Raises OSError."""
     fid = session.fid(message.fid)
     flags = _flags(session, message.mode)
     if message.mode & _ORCLOSE:
@@ -57,6 +58,7 @@ def open_(session: Session, message: m.Topen) -> Message | Later:
 
 
 def create(session: Session, message: m.Tcreate) -> Message:
+    """Makes a file of the kind that perm and extension say; the fid is that file then (open(5)). Raises OSError."""
     may_change(session)
     fid, perm = session.fid(message.fid), message.perm
     parent = directory(fid)
@@ -99,6 +101,7 @@ def _become_new(session: Session, fid: Fid, name: bytes, node: Node, st: Stat, *
 
 
 def stat(session: Session, message: m.Tstat) -> Message:
+    """The file's stat record (stat(5)). Raises OSError."""
     fid = session.fid(message.fid)
     return m.Rstat(_record(session, fid, session.model.stat(fid.node)))
 

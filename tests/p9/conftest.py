@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fusemap.p9 import metadata, transfer
+from fusemap.tree import live
+
 from ..conftest import TEST_SECONDS
 from ..support.process import run
 from ..support.stage import Stage, watchdog
@@ -48,3 +51,10 @@ def served(p9_tree: Path) -> Iterator[Served]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture
+def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of 32 KiB (see talk.large) take long to truncate and to remove."""
+    for module in (transfer, metadata, live):
+        monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)

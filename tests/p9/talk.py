@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,3 +107,11 @@ def talking(
 
 Start = Callable[..., Talk]
 """`Talk` with the fixture's own source."""
+
+
+def large(path: Path) -> Path:
+    """A file that takes long to truncate and to remove, where the fixture `all_is_large` says so."""
+    with open(path, "wb") as file:
+        file.write(bytes(32768))
+        os.fsync(file.fileno())  # so that its blocks are counted
+    return path

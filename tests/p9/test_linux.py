@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from fusemap.p9 import holdings, metadata, transfer
+from fusemap.p9 import holdings
 from fusemap.p9 import messages as m
 from fusemap.p9.export import Export
 from fusemap.p9.fids import File
 from fusemap.p9.model import Model
-from fusemap.tree import live
 
 from .inside import O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, Inside, exported, refused, setattr_message
-from .talk import Talk, talking
+from .talk import Talk, large, talking
 
 O_NOATIME = 0o1000000
 
@@ -33,20 +32,6 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
     (tmp_path / "void").mkdir()
     with talking(tmp_path) as client:
         yield client
-
-
-@pytest.fixture
-def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of 32 KiB take long to truncate and to remove."""
-    for module in (transfer, metadata, live):
-        monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)
-
-
-def large(path: Path) -> Path:
-    with open(path, "wb") as file:
-        file.write(bytes(32768))
-        os.fsync(file.fileno())  # so that its blocks are counted
-    return path
 
 
 # Opening and making

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from fusemap.p9 import messages as m
-from fusemap.p9 import metadata, transfer
 from fusemap.tree import live
 
 from .inside import O_RDWR, Inside, refused
-from .talk import Talk, talking
+from .talk import Talk, large, talking
 
 
 @pytest.fixture
@@ -26,20 +25,6 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
     (tmp_path / "void").mkdir()
     with talking(tmp_path) as client:
         yield client
-
-
-@pytest.fixture
-def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of 32 KiB take long to truncate and to remove."""
-    for module in (transfer, metadata, live):
-        monkeypatch.setattr(module, "LONG_REMOVAL_BLOCKS", 32)
-
-
-def large(path: Path) -> Path:
-    with open(path, "wb") as file:
-        file.write(bytes(32768))
-        os.fsync(file.fileno())  # so that its blocks are counted
-    return path
 
 
 # Walks
