@@ -57,8 +57,8 @@ class Channel:
         TCP need not report a few bytes of it then (SO_RCVLOWAT, socket(7)); its end it reports all the same. A long
         message that is received in small pieces costs a turn, and mostly a wake-up, for each.
         """
-        size = max(min(size, _MOST_EXPECTED), 1)
-        if self._tcp is not None and size != self._expected and max(size, self._expected) >= _WORTH_A_CALL:
+        size = min(size, _MOST_EXPECTED) if size >= _WORTH_A_CALL else 1
+        if self._tcp is not None and size != self._expected:
             self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
             self._expected = size
 
