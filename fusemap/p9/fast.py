@@ -22,11 +22,14 @@ from fusemap.qid import QTDIR, QTFILE, QTSYMLINK, version
 
 if TYPE_CHECKING:
     from fusemap.p9.session import Session
+    from fusemap.tree import Node
 
 _ASKED: Final = struct.Struct("<IQ")
 # struct statx up to stx_rdev_minor. A time in it, 16 bytes with zeroes at the end, is one of Rgetattr's as it stands.
 _STATX: Final = struct.Struct("<II8xIIIH2x8xQQ8x 16s 16s qI4x qI4x II").unpack_from
-_ANSWER: Final = struct.Struct("<IBH Q BIQ III QQQQQ 16s qQ qQ 16s QQ")
+_STATX_SIZE: Final = 0x90  # up to there, the file's own device included, a file's attributes are
+_HEAD: Final = struct.Struct("<IBH")
+_ATTRIBUTES: Final = struct.Struct("<Q BIQ III QQQQQ 16s qQ qQ 16s QQ")
 _WALK: Final = struct.Struct("<IIHH")  # with one name, up to its bytes
 _WALKED: Final = struct.Struct("<IBH H BIQ")
 _FID: Final = struct.Struct("<I")
@@ -34,7 +37,7 @@ _CLUNKED: Final = struct.Struct("<IBH")
 _RWALK, _RCLUNK, _RGETATTR = NUMBERS[Rwalk], NUMBERS[Rclunk], NUMBERS[Rgetattr]
 _ONE_NAME: Final = _WALK.size
 _DOTS: Final = (b"", b".", b"..")
-_SIZE: Final = _ANSWER.size
+_SIZE: Final = _HEAD.size + _ATTRIBUTES.size
 _STAMP: Final = struct.Struct("<QQQ")
 _TYPES: Final = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}
 _MAX64: Final = (1 << 64) - 1
@@ -77,7 +80,11 @@ def clunk_frame(session: Session, buffer: bytearray, start: int, size: int, tag:
 
 
 def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, tag: int) -> bytes | None:
-    """The Rgetattr for a Tgetattr. Raises OSError."""
+    """The Rgetattr for a Tgetattr. Raises OSError.
+
+    Mostly nothing has changed since the same fid was asked before; then the answer is the one given then. It follows
+    from the kernel's struct, the file's number and generation, and what was asked, and from nothing else.
+    """
     if size != 19:
         return None
     number, asked = _ASKED.unpack_from(buffer, start)
@@ -85,15 +92,24 @@ def getattr_frame(session: Session, buffer: bytearray, start: int, size: int, ta
     if fid is None:
         return None
     node = fid.node
+    raw = session.tree.stat_raw(node)
+    last = fid.answered
+    if last is None or not (
+        raw.startswith(last[3]) and last[0] == asked and last[1] == node.number and last[2] == node.generation
+    ):
+        last = (asked, node.number, node.generation, bytes(raw[:_STATX_SIZE]), _attributes(node, raw, asked))
+        fid.answered = last
+    return _HEAD.pack(_SIZE, _RGETATTR, tag) + last[4]
+
+
+def _attributes(node: Node, raw: bytearray, asked: int) -> bytes:
+    """The body of an Rgetattr, from struct statx."""
     (
         mask, blksize, nlink, uid, gid, mode, length, blocks, atime, btime,
         ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor,
-    ) = _STATX(session.tree.stat_raw(node))  # fmt: skip
+    ) = _STATX(raw)  # fmt: skip
     stamp = _STAMP.pack(mtime_s * _SECOND + mtime_ns & _MAX64, ctime_s * _SECOND + ctime_ns & _MAX64, length)
-    return _ANSWER.pack(
-        _SIZE,
-        _RGETATTR,
-        tag,
+    return _ATTRIBUTES.pack(
         asked & (_SUPPORTED | BTIME if mask & STATX_BTIME else _SUPPORTED),
         _TYPES.get(mode & 0o170000, QTFILE),
         xxh32_intdigest(stamp) or 1,

@@ -75,9 +75,12 @@ class Listing(Directory):
 
 
 class Fid:
-    """A client's fid. `root` is where it was attached, above which it does not climb; `user` is who attached it."""
+    """A client's fid. `root` is where it was attached, above which it does not climb; `user` is who attached it.
 
-    __slots__ = ("io", "locked", "node", "place", "remove_at_clunk", "root", "user")
+    `answered` is the last answer to a getattr, with all that it followed from: see getattr_frame() in fast.py.
+    """
+
+    __slots__ = ("answered", "io", "locked", "node", "place", "remove_at_clunk", "root", "user")
 
     def __init__(self, node: Node, root: Node, user: User, place: Place | None) -> None:
         self.node = node
@@ -87,6 +90,7 @@ class Fid:
         self.io: File | Listing | Attribute | None = None
         self.locked = False
         self.remove_at_clunk = False
+        self.answered: tuple[int, int, int, bytes, bytes] | None = None
 
 
 class Places:

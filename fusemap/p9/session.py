@@ -154,13 +154,14 @@ class Session(Buffers, Holdings):
         The very loop of a pipelining client, and so the one place where a local variable is worth its line.
         """
         buffer, start, end, header = self._buffer, self._start, self._end, _HEADER.unpack_from
-        fast, counts, out, pending, flushing = self._fast, self._counts, self._out, self._pending, self._flushing
+        fast, counts, out = self._fast, self._counts, self._out
+        busy = self._pending or self._flushing  # tags; what is answered here adds none
         answered = added = 0
         room = SENT_AT_ONCE - self._out_size
         while answered < most and added <= room and end - start >= 7:
             size, number, tag = header(buffer, start)
             way = fast.get(number)
-            if way is None or size > end - start or tag in pending or tag in flushing:
+            if way is None or size > end - start or (busy and (tag in self._pending or tag in self._flushing)):
                 break
             try:
                 frame = way(self, buffer, start + 7, size, tag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,37 @@ def test_numbers_are_the_same_in_every_answer_also_traced(tmp_path: Path) -> Non
             answers.append((shown, {name: got._replace(atime_s=0, atime_ns=0) for name, got in told.items()}))
     assert answers[0] == answers[1]
     assert any("Rgetattr" in line for line in lines)
+
+
+def test_an_answer_that_is_given_again_is_never_an_old_one(tmp_path: Path) -> None:
+    """The same fid asked again and again, while the host changes the file: always what the ordinary way says."""
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: os.chmod(file, 0o4711),
+        lambda: os.chown(file, 1234, 4321),
+        lambda: os.truncate(file, 1 << 33),
+        lambda: os.utime(file, ns=(5, 6)),
+        lambda: os.utime(file, ns=(7, 6)),
+        lambda: os.link(file, tmp_path / "g"),
+        lambda: os.unlink(tmp_path / "g"),
+        lambda: file.write_bytes(b"longer"),
+        lambda: os.rename(file, tmp_path / "h"),
+    ]
+    with exported(tmp_path) as export, Inside(export) as fast, Inside(export) as slow:
+        fids = []
+        for inside in (fast, slow):
+            fids.append(inside.new())
+            inside.ask(m.Twalk(inside.root, fids[-1], (b"f",)))
+        for change in changes:
+            change()
+            for asked in (0x3FFF, 0x7FF, 0, 0x3FFF):
+                told = fast.ask(m.Tgetattr(fids[0], asked))
+                slow.session._fast.clear()  # the ordinary way
+                assert slow.ask(m.Tgetattr(fids[1], asked)) == told
+        assert told.size == len(b"longer")
+        assert fast.session._fast
 
 
 def test_a_file_stays_open_by_its_own_flags(talk: Talk) -> None:
