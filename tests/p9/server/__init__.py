@@ -1,0 +1,1 @@
+"""The server with real sockets and pipes, and sessions that echo: what one client does costs nobody else."""
