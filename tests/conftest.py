@@ -6,7 +6,9 @@ systems, and `pair` a new directory for one test: on the host below the house, a
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -16,11 +18,12 @@ from .support import needs, process
 from .support.house import House, Pair
 from .support.stage import Stage, watchdog
 
-TEST_SECONDS = 120.0
+TEST_SECONDS = 300.0
 
 process.private_mounts()
 process.adopt_orphans()
 os.umask(0o022)
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is ended cleans up as after Ctrl-C
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -37,6 +40,15 @@ def time_limit() -> Iterator[None]:
     with watchdog.limit(TEST_SECONDS):
         yield
     assert not watchdog.barked, f"the test took longer than {TEST_SECONDS} s; its servers were killed"
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """A verb of the command line that is called in this process sets what is logged, for good."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture

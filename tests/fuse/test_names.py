@@ -202,7 +202,7 @@ def test_names_are_bytes(pair: Pair, name: bytes) -> None:
 
 def test_very_deep_paths(pair: Pair) -> None:
     """Deeper than PATH_MAX: made, walked, measured and removed step by step, as rm and find do it."""
-    depth = 1200
+    depth = 500
 
     def work(path: Path) -> list[Any]:
         told: list[Any] = []

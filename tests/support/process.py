@@ -30,7 +30,7 @@ from . import needs
 
 T = TypeVar("T")
 
-SECONDS: Final = 60.0
+SECONDS: Final = 120.0
 _CLONE_NEWNS: Final = 0x20000
 _MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
 _PR_SET_PDEATHSIG: Final = 1

@@ -21,7 +21,7 @@ def test_processes_that_add_as_fast_as_they_can_never_disagree(stage: Stage, sta
     """For five seconds; `python -m tests.benchmarks.stress` does it for a minute."""
     name = state if state == "xattr" else f"sqlite:{stage.tmpfs('database')}/t.sqlite"
     found = race(stage.tmpfs("tree"), name, str(stage.directory("state")), 5)
-    assert found["least"] > 200, "one of them stood still"
+    assert found["least"] > 20, "one of them stood still"
     assert found["devices"] > 200
     assert found["files"] > 200
 
