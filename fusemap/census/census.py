@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fusemap.census.collide import PART, Collision, Found, find
-from fusemap.census.numbers import BITS, SCHEMES, Tops, numbering, upper_halves
-from fusemap.census.spill import Indices, Rows, Spill
+from fusemap.census.collide import HARMS, PART, Collision, Found, find
+from fusemap.census.numbers import BITS, SCHEMES, Numbering, Tops, numbering, upper_halves
+from fusemap.census.spill import Indices, Numbers, Rows, Spill
 from fusemap.census.walk import Unreadable, Walk
 from fusemap.qid import Affix, Mapper, kraft
 
@@ -23,12 +23,17 @@ COLUMNS: Final = 48
 
 _SAMPLE: Final = 1 << 16
 
-Progress = Callable[[str, int, int], None]
-"""Is told several times a second what is done (a verb form), of how many names, and how many devices there are."""
+Progress = Callable[[str, int, int, "float | None"], None]
+"""Is told several times a second what is done (a verb form), of how many names, and how many devices there are; and
+what part of it is over, from 0 to 1, None where that cannot be known."""
 
 
 class Scheme(NamedTuple):
-    """What a scheme does to the tree. Counts are by harm (HARMS); `expected` is the birthday estimate of `pairs`."""
+    """What a scheme does to the tree. Counts are by harm (HARMS); `expected` is the birthday estimate of `pairs`.
+
+    `full` files have a number from the full map, those that a table has there included; for `numberless` ones it has
+    none left.
+    """
 
     name: str
     groups: dict[str, int]
@@ -36,6 +41,8 @@ class Scheme(NamedTuple):
     pairs: int
     expected: float
     bits: int
+    full: int
+    numberless: int
 
     @property
     def collides(self) -> bool:
@@ -89,8 +96,6 @@ class Census:
         self.schemes: dict[str, Scheme] = {}
         self.entries = 0
         """Affixes that mode suffix uses, those in a table for devices that are not here included."""
-        self.full = 0
-        """Files that have a number of their own, from the full map."""
         self.spent = Fraction(0)
         """How much of the 64-bit space the affixes take up; the rest is left for more devices."""
         self.from_table = False
@@ -98,6 +103,7 @@ class Census:
         self.seconds = 0.0
         """How long the walk took."""
         self._found: dict[str, Found] = {}
+        self._numberings: dict[str, Numbering] = {}
         self._rows: Rows
         self._stack = contextlib.ExitStack()
 
@@ -112,13 +118,35 @@ class Census:
         self._stack.close()
 
     @property
+    def full(self) -> int:
+        """Files that have a number of their own in mode suffix, from the full map."""
+        return self.schemes["suffix"].full
+
+    @property
+    def numberless(self) -> int:
+        """Files that mode suffix has no number for, since the full map is full; a mount shows them as ENFILE."""
+        return self.schemes["suffix"].numberless
+
+    @property
     def collides(self) -> bool:
         """Whether a chosen scheme gives two files one number."""
         return any(self.schemes[name].collides for name in self.chosen)
 
-    def collisions(self, scheme: str) -> Iterator[Collision]:
+    def collisions(self, scheme: str, harms: Sequence[str] = HARMS) -> Iterator[Collision]:
         """Every collision of a chosen scheme, the most harmful first. KeyError for one that was not chosen."""
-        return self._found[scheme].collisions(self._rows)
+        return self._found[scheme].collisions(self._rows, harms)
+
+    def begun(self, scheme: str, harm: str, most: int) -> Iterator[tuple[Collision, int]]:
+        """As `collisions` of one degree of harm, with so many members at most, and how many there are in all."""
+        return self._found[scheme].begun(self._rows, harm, most)
+
+    def numbers(self, scheme: str) -> Iterator[Numbers]:
+        """The number of every name in a scheme, many at a time; 0 for one from the full map that is not known yet."""
+        return (self._numberings[scheme](chunk) for chunk in self._rows.chunks())
+
+    def colliding(self, scheme: str) -> Iterator[Numbers]:
+        """The number of every colliding file of a chosen scheme, many at a time."""
+        return self._found[scheme].numbers()
 
     def lanes(self, scheme: str) -> Lanes:
         """The lanes of a chosen scheme. KeyError for one that was not chosen."""
@@ -144,7 +172,7 @@ def take(
     *,
     mapper: Mapper | None = None,
     names: Mapping[str, str] | None = None,
-    progress: Progress = lambda doing, names, devices: None,
+    progress: Progress = lambda doing, names, devices, done: None,
     directory: str | None = None,
     part: int = PART,
 ) -> Census:
@@ -152,8 +180,7 @@ def take(
 
     `mapper` is one that knows the tree's lasting numbers, for its mode; it learns of what it does not know yet. `names`
     are administrators' names of devices by absolute path. `directory` is where files go while the census is open.
-    Raises Refused where the tree cannot be read, ValueError for an unknown scheme, MappingExhausted, OSError (a full
-    disk).
+    Raises Refused where the tree cannot be read or `directory` is full, ValueError for an unknown scheme.
     """
     for name in chosen:
         if name not in SCHEMES:
@@ -164,7 +191,7 @@ def take(
         spill = census._stack.enter_context(Spill(directory))
         walk = Walk(root, spill, names)
         began = time.monotonic()
-        walk.run(lambda rows, devices: progress("walking", rows, devices))
+        walk.run(partial(progress, "walking"))
         census.seconds = time.monotonic() - began
         _count(census, walk, spill, mapper, progress, part, directory)
     except BaseException:
@@ -194,26 +221,30 @@ def _count(
 
     census.from_table = mapper is not None and mapper.mode == "suffix"
     suffix = mapper if mapper is not None and census.from_table else Mapper("suffix")
-    for name in SCHEMES:
+    for at, name in enumerate(SCHEMES):
         own = suffix if name == "suffix" else mapper if mapper is not None and mapper.mode == name else None
-        found = find(
-            rows, numbering(name, tops, own), len(devices), name in census.chosen, directory, part,
-            partial(progress, f"comparing {name}", len(rows), len(devices)),
-        )  # fmt: skip
+        before = 0 if own is None else own.full_used()
+        numbers = census._numberings[name] = numbering(name, tops, own)
+
+        def told(part: float, at: int = at, name: str = name) -> None:
+            progress(f"comparing {name}", len(rows), len(devices), (at + part) / len(SCHEMES))
+
+        found = find(rows, numbers, len(devices), name in census.chosen, directory, part, told)
         census._found[name] = found
         census._stack.callback(found.close)
-    again = census._found["raw"]
-    census.files = len(rows) - again.again
-    for name, found in census._found.items():
-        bits = BITS.get(name, 64)
+        if name == "raw":
+            census.files = len(rows) - found.again
+        room, bits = numbers.room(), BITS.get(name, 64)
+        numberless = 0 if room is None else max(0, found.own - room)
         census.schemes[name] = Scheme(
-            name, found.groups, found.files, found.pairs, expected_pairs(census.files, bits), bits
-        )
+            name, found.groups, found.files, found.pairs, expected_pairs(census.files, bits), bits,
+            before + found.own - numberless, numberless,
+        )  # fmt: skip
+    again = census._found["raw"]
     entries: dict[object, list[tuple[int, Affix]]] = {}
     for entry in suffix.entries():
         entries.setdefault(entry.device, []).append((entry.index, Affix(entry.affix, entry.length)))
         census.entries += 1
-    census.full = suffix.full_used()
     census.spent = kraft(affix.length for some in entries.values() for _, affix in some)
     for index, met in enumerate(devices):
         colliding = {name: int(found.colliding_on[index]) for name, found in census._found.items()}

@@ -5,6 +5,8 @@ part is sorted, which shows the numbers that come twice; only the rows that have
 names of one file (hard links, bind mounts), which have one device and inode; what is left are collisions. They are kept
 on disk, a list for each degree of harm, since in mode raw half of all files can be among them.
 
+Files from the full map have a number of their own, so they are not compared; they are only counted, each once.
+
 Why numpy: in most schemes hardly any numbers come twice, and then one sort of plain numbers is all there is to do. With
 ten million files that took 1.2 s where duckdb took 6 s to group the same in a table, with twice the memory; sqlite3
 would take a minute for a table and its index. Only where nearly all files collide duckdb is quicker, by about a third.
@@ -13,14 +15,13 @@ would take a minute for a table and its index. Only where nearly all files colli
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Final, NamedTuple
 
 import numpy as np
 
 from fusemap.census.numbers import Numbering
-from fusemap.census.spill import Chunk, Flags, Indices, Numbers, Rows
+from fusemap.census.spill import Chunk, Flags, Indices, Numbers, Rows, discard, scratch, writing
 
 HARMS: Final = ("loop", "error", "mixed")
 """What a collision does to those who go by numbers, the worst first: two directories are a loop to find and du and make
@@ -31,6 +32,7 @@ PART: Final = 1 << 22
 """The most rows that are sorted at once, but for chance."""
 
 _U64: Final = np.uint64
+_NONE: Final = _U64(0)  # what stands for a number from the full map
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: consecutive numbers go far apart
 # How many members the group has is told with each of them, and is negative for directories.
 _RECORD: Final = np.dtype([("number", "<u8"), ("inode", "<u8"), ("row", "<i8"), ("device", "<i4"), ("size", "<i4")])
@@ -65,6 +67,8 @@ class Found:
         self.rows = 0
         self.again = 0
         """Rows that are further names of a file."""
+        self.own = 0
+        """Files for which the full map has to find a number."""
         self.again_on = np.zeros(devices, dtype=np.int64)
         self.colliding_on = np.zeros(devices, dtype=np.int64)
         self._directory = directory
@@ -73,14 +77,15 @@ class Found:
     def close(self) -> None:
         """Forgets the collisions themselves; counts stay."""
         for file in self._lists.values():
-            file.close()
+            discard(file)
 
     def keep(self, harm: str, records: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
         """Writes down the members of collisions of one degree of harm, group after group."""
         if harm not in self._lists:
-            file = tempfile.TemporaryFile(prefix="fusemap-scan-", dir=self._directory)  # noqa: SIM115
-            self._lists[harm] = file
-        records.tofile(self._lists[harm])
+            self._lists[harm] = scratch(self._directory)
+        with writing(self._directory):
+            self._lists[harm].write(records.view(np.uint8).data)
+            self._lists[harm].flush()
 
     def members(self) -> Iterator[tuple[Indices, Numbers]]:
         """Device and inode of every colliding file that was kept, many at a time."""
@@ -88,9 +93,15 @@ class Found:
             for records in self._records(harm):
                 yield records["device"].astype(np.int64), records["inode"].astype(np.uint64)
 
-    def collisions(self, rows: Rows) -> Iterator[Collision]:
+    def numbers(self) -> Iterator[Numbers]:
+        """The number of every colliding file that was kept, many at a time."""
+        for harm in self._lists:
+            for records in self._records(harm):
+                yield records["number"].astype(np.uint64)
+
+    def collisions(self, rows: Rows, harms: Sequence[str] = HARMS) -> Iterator[Collision]:
         """Every collision, the most harmful first, and each group's paths in their order."""
-        for harm in HARMS:
+        for harm in harms:
             members: list[tuple[bytes, int, int, bool]] = []
             for records in self._records(harm):
                 for number, inode, row, device, size in records.tolist():
@@ -100,10 +111,25 @@ class Found:
                         yield Collision(number, harm, [Member(*member) for member in members])
                         members.clear()
 
+    def begun(self, rows: Rows, harm: str, most: int) -> Iterator[tuple[Collision, int]]:
+        """Every collision of a degree of harm, with its first members only, and how many it has in all.
+
+        For pictures: a number that thirty thousand files share costs no more than another one.
+        """
+        file, at = self._lists.get(harm), 0
+        while file is not None:
+            records = np.frombuffer(os.pread(file.fileno(), most * _RECORD.itemsize, at), dtype=_RECORD)
+            if not len(records):
+                return
+            size = abs(int(records["size"][0]))
+            at += size * _RECORD.itemsize
+            first = records[:size].tolist()
+            members = sorted(Member(rows.path(row), device, inode, own < 0) for _, inode, row, device, own in first)
+            yield Collision(first[0][0], harm, members), size
+
     def _records(self, harm: str) -> Iterator[np.ndarray[tuple[int], np.dtype[np.void]]]:
         file, at = self._lists.get(harm), 0
         while file is not None:
-            file.flush()
             data = os.pread(file.fileno(), _RECORDS * _RECORD.itemsize, at)
             if not data:
                 return
@@ -118,11 +144,12 @@ def find(
     keep: bool,
     directory: str | None = None,
     part: int = PART,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Found:
     """Finds every collision of a numbering. With `keep`, they can be listed afterwards and not only counted.
 
-    `devices` (int) is how many there are; `directory` where collisions go; `progress` is called now and then.
+    `devices` (int) is how many there are; `directory` where collisions go; `progress` is called now and then with what
+    part of the work is done, 0 to 1. Raises Refused where `directory` is full.
     """
     found = Found(devices, directory)
     found.rows = len(rows)
@@ -137,13 +164,31 @@ def find(
 
 
 def _part(
-    rows: Rows, numbers: Numbering, number: int, parts: int, found: Found, keep: bool, progress: Callable[[], None]
+    rows: Rows, numbers: Numbering, number: int, parts: int, found: Found, keep: bool, progress: Callable[[float], None]
 ) -> None:
-    taken = []
-    for chunk in rows.chunks():
+    def mine(chunk: Chunk, passes: int) -> tuple[Numbers, Indices]:
         values = numbers(chunk)
-        taken.append(values[_of_part(values, number, parts)] if parts > 1 else values)
-        progress()
+        progress((number + (passes + (chunk.start + len(values)) / len(rows)) / 2) / parts)
+        if parts == 1:
+            return values, np.arange(len(values))
+        # Files from the full map are told apart by their inode, and that is spread likewise.
+        spread = np.where(values == _NONE, chunk.inode, values) if numbers.own else values
+        at = np.flatnonzero(_of_part(spread, number, parts))
+        return values[at], at
+
+    taken = []
+    own = []
+    for chunk in rows.chunks():
+        values, at = mine(chunk, 0)
+        if numbers.own:
+            full = values == _NONE
+            if full.any():
+                own.append((chunk.device[at[full]], chunk.inode[at[full]]))
+                values = values[~full]
+        taken.append(values)
+    if own:
+        found.own += _distinct(np.concatenate([some for some, _ in own]), np.concatenate([some for _, some in own]))
+        del own
     every = np.concatenate(taken)
     del taken
     every.sort()
@@ -154,14 +199,13 @@ def _part(
     twice = twice[np.append(True, twice[1:] != twice[:-1])]
     hits: list[tuple[Numbers, Chunk, Indices]] = []
     for chunk in rows.chunks():
-        values = numbers(chunk)
-        mine = np.flatnonzero(_of_part(values, number, parts)) if parts > 1 else np.arange(len(values))
-        at = np.searchsorted(twice, values[mine])
-        at[at == len(twice)] = 0
-        hit = mine[twice[at] == values[mine]]
+        values, at = mine(chunk, 1)
+        place = np.searchsorted(twice, values)
+        place[place == len(twice)] = 0
+        same = twice[place] == values
+        hit = at[same]
         some = Chunk(chunk.start, chunk.device[hit], chunk.inode[hit], chunk.directory[hit])
-        hits.append((values[hit], some, hit + chunk.start))
-        progress()
+        hits.append((values[same], some, hit + chunk.start))
     _groups(
         np.concatenate([values for values, _, _ in hits]),
         np.concatenate([some.device for _, some, _ in hits]),
@@ -171,6 +215,13 @@ def _part(
         found,
         keep,
     )
+
+
+def _distinct(device: Indices, inode: Numbers) -> int:
+    """How many files these are; one that has several names is one."""
+    order = np.lexsort((device, inode))
+    device, inode = device[order], inode[order]
+    return 1 + int(((device[1:] != device[:-1]) | (inode[1:] != inode[:-1])).sum())
 
 
 def _of_part(values: Numbers, number: int, parts: int) -> Flags:

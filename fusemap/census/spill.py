@@ -5,11 +5,14 @@ itself is nothing but its inode number; device and directory are told once a run
 A run has at most RUN rows, so that finding one row's name never means to read a million.
 
 Everything is plain arrays in files that have no name any more when they are in use, read through numpy.memmap: what
-the system has room for stays in its cache, and it is not ours to manage.
+the system has room for stays in its cache, and it is not ours to manage. However a scan ends, they are gone. They are
+in $TMPDIR, and without that not in /tmp but in /var/tmp (file-hierarchy(7)): /tmp is in memory on many a system, and
+then nothing would be gained.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -21,6 +24,8 @@ from typing import IO, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fusemap.errors import Refused
+
 Numbers: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -30,6 +35,35 @@ RUN: Final = 1024
 
 _KEPT: Final = 1 << 16  # rows in memory before they are written
 _CACHED: Final = 256  # runs whose names are kept as a list
+_PLACE: Final = "/var/tmp"
+
+
+def scratch(directory: str | None = None) -> IO[bytes]:
+    """A new file without a name in a directory (str, None for the usual one). Raises Refused where that cannot be."""
+    with writing(directory):
+        return tempfile.TemporaryFile(prefix="fusemap-scan-", dir=_place(directory))
+
+
+@contextlib.contextmanager
+def writing(directory: str | None = None) -> Iterator[None]:
+    """A stretch of code that writes to a file of `scratch`. Turns OSError into Refused, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            f"cannot write down in {_place(directory)} what was found ({error.strerror or error}): set TMPDIR to a "
+            f"directory with room, some 100 bytes for each file of the tree"
+        ) from error
+
+
+def _place(directory: str | None) -> str:
+    return directory or os.environ.get("TMPDIR") or (_PLACE if os.access(_PLACE, os.W_OK | os.X_OK) else "/tmp")
+
+
+def discard(file: IO[bytes]) -> None:
+    """Closes a file of `scratch`. What could not be written before cannot be now, and nobody will read it."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 class Chunk(NamedTuple):
@@ -44,12 +78,14 @@ class Chunk(NamedTuple):
 class Spill:
     """Rows being written, by any number of threads, and read when all are there. Close it, or use `with`.
 
-    `directory` is where the files go, None for the system's place for temporary files ($TMPDIR).
+    `directory` is where the files go, None for the usual place ($TMPDIR). Raises Refused where nothing can be written
+    there, here and later.
     """
 
     def __init__(self, directory: str | None = None) -> None:
         self._lock = threading.Lock()
-        self._files = [tempfile.TemporaryFile(prefix="fusemap-scan-", dir=directory) for _ in range(5)]  # noqa: SIM115
+        self._directory = directory
+        self._files = [scratch(directory) for _ in range(5)]
         self._inodes, self._starts, self._devices, self._texts, self._names = self._files
         self._buffers: list[tuple[array[int], IO[bytes]]] = [
             (array("Q"), self._inodes), (array("Q"), self._starts), (array("i"), self._devices),
@@ -70,7 +106,7 @@ class Spill:
     def close(self) -> None:
         """Gives the space back."""
         for file in self._files:
-            file.close()
+            discard(file)
 
     def add(self, device: int, path: bytes, names: list[bytes], inodes: array[int], first: bool) -> None:
         """Adds names in directory `path` and their inodes, all on `device` (int, an index of the caller's).
@@ -86,10 +122,11 @@ class Spill:
             rows.extend(inodes)
             self.rows += len(inodes)
             self.runs += 1
-            self._names.write(text)
             self._end += len(text)
-            if len(rows) >= _KEPT:
-                self._flush()
+            with writing(self._directory):
+                self._names.write(text)
+                if len(rows) >= _KEPT:
+                    self._flush()
 
     def _flush(self) -> None:
         for buffer, file in self._buffers:
@@ -99,9 +136,10 @@ class Spill:
     def rows_of(self, rank: list[int] | None = None) -> Rows:
         """Everything that was added. `rank` gives each device another index, None keeps them."""
         with self._lock:
-            self._flush()
-            for file in self._files:
-                file.flush()
+            with writing(self._directory):
+                self._flush()
+                for file in self._files:
+                    file.flush()
             inodes: Numbers = _mapped(self._inodes, np.uint64)
             starts: Numbers = _mapped(self._starts, np.uint64)
             devices: npt.NDArray[np.int32] = _mapped(self._devices, np.int32)

@@ -12,6 +12,11 @@ symbolic links are not followed. A file in several places (hard links, bind moun
 by its device and inode. So what a mount does about directories that two bind mounts show (fusemap.tree.filesystems) is
 no collision here.
 
+How many names there are to come is known where the file systems themselves count their inodes, and all of each is in
+the tree. Otherwise nothing is said of it: the part of a tree that has been walked tells nothing of the rest.
+
+The threads are daemons, so that a network that does not answer cannot hold up whoever has pressed Ctrl-C.
+
 A copy of a file system has the uuid of its original. As in fusemap.tree, the root's own device keeps it, and of others
 that share one none does; which is found out when all are known, so that it does not depend on which thread was first.
 """
@@ -23,17 +28,18 @@ import errno
 import os
 import stat
 import threading
+import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from queue import SimpleQueue
+from typing import Final, NamedTuple, TypeAlias
 
 from fusemap.census.spill import RUN, Spill
 from fusemap.errors import Refused
 from fusemap.host.calls import Calls
 from fusemap.host.identity import Identity, filesystem_magic, identify, session_only
-from fusemap.host.mountinfo import contains, mount_table
+from fusemap.host.mountinfo import MountInfo, contains, mount_table
 
 THREADS: Final = 8
 """Devices that are walked at a time."""
@@ -44,9 +50,15 @@ _VANISHED: Final = frozenset(  # or replaced, by a file or a symbolic link; ESRC
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESRCH, errno.ESTALE}
 )
 _TICK: Final = 0.2  # seconds between two calls of `progress`
+_PATIENCE: Final = 1.0  # seconds that threads get to notice that the walk is over before its time
+_COUNTS_INODES: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "f2fs", "squashfs", "erofs"})
 
 # ext2 to ext4, xfs, btrfs, tmpfs, f2fs, squashfs, erofs: linux/magic.h
 _D_INO_IS_ST_INO: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x73717368, 0xE0F5E1E2})
+
+
+Progress: TypeAlias = Callable[[int, int, "float | None"], None]
+"""Is told the names and devices so far, and what part of the walk is over, 0 to 1, None where that cannot be known."""
 
 
 class Unreadable(NamedTuple):
@@ -84,7 +96,9 @@ class Walk:
         self._devices: dict[int, Met] = {}
         self._kinds: dict[bytes, str] = {}
         self._covered: dict[bytes, set[str]] = {}
-        self._pool: ThreadPoolExecutor
+        self._jobs: SimpleQueue[bytes | None] = SimpleQueue()
+        self.expected: int | None = None
+        """How many names there will be, about; None where that cannot be known."""
         self._pending = 0  # jobs that have not ended
         self._idle = threading.Condition()
         self._error: Exception | None = None
@@ -99,62 +113,81 @@ class Walk:
         with self._lock:
             return sorted(self._devices.values(), key=lambda met: met.index)
 
-    def run(self, progress: Callable[[int, int], None] = lambda rows, devices: None) -> None:
-        """Walks the tree. `progress` is called several times a second with the names and devices so far.
+    def run(self, progress: Progress = lambda names, devices, done: None) -> None:
+        """Walks the tree. `progress` is called several times a second.
 
-        Raises Refused where the top cannot be read.
+        Raises Refused where the top cannot be read, or there is no room for what is found.
         """
         self._look_at_mounts()
         try:
             os.close(os.open(self._root, _DIRECTORY))
         except OSError as error:
             raise Refused(f"cannot read {os.fsdecode(self._root)}: {error.strerror}") from error
-        with ThreadPoolExecutor(THREADS, "walk") as self._pool:
+        threads = [threading.Thread(target=self._work, name="walk", daemon=True) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        patience = _PATIENCE
+        try:
             self._submit(b".")
-            try:
-                self._wait(progress)
-            except BaseException:
-                self._stop.set()
-                raise
+            self._wait(progress)
+            patience = threading.TIMEOUT_MAX
+        finally:
+            self._stop.set()
+            for _ in threads:
+                self._jobs.put(None)
+            end = time.monotonic() + patience
+            for thread in threads:
+                thread.join(max(0.0, end - time.monotonic()))
         self._tell_copies_apart()
-        progress(self._spill.rows, len(self._devices))
+        progress(self._spill.rows, len(self._devices), 1.0)
 
-    def _wait(self, progress: Callable[[int, int], None]) -> None:
-        while True:
+    def _wait(self, progress: Progress) -> None:
+        while self._error is None:
             with self._idle:
                 if not self._pending:
                     break
                 self._idle.wait(_TICK)
-            progress(self._spill.rows, len(self._devices))
+            progress(self._spill.rows, len(self._devices), self.done())
         if self._error is not None:
             raise self._error
+
+    def done(self) -> float | None:
+        """What part of the walk is over; None where that cannot be known."""
+        if self.expected is None or self._spill.rows > self.expected:  # hard links: more names than inodes
+            return None
+        return self._spill.rows / self.expected
 
     def _submit(self, path: bytes) -> None:
         with self._idle:
             self._pending += 1
-        self._pool.submit(self._job, path)
+        self._jobs.put(path)
 
-    def _job(self, path: bytes) -> None:
-        try:
-            self._walk(path)
-        except Exception as error:
-            self._error = error
-            self._stop.set()
-        finally:
-            with self._idle:
-                self._pending -= 1
-                if not self._pending:
-                    self._idle.notify()
+    def _work(self) -> None:
+        while (path := self._jobs.get()) is not None:
+            try:
+                self._walk(path)
+            except Exception as error:
+                self._error = error
+                self._stop.set()
+            finally:
+                with self._idle:
+                    self._pending -= 1
+                    if not self._pending or self._error is not None:
+                        self._idle.notify()
 
     def _look_at_mounts(self) -> None:
+        points: dict[bytes, MountInfo] = {}
         for info in mount_table():
             if contains(self._root, info.point):
+                points[info.point] = info  # the last one is on top
                 relative = os.path.relpath(info.point, self._root)
                 self._kinds[relative] = info.kind
                 above, name = os.path.split(relative)
                 self._covered.setdefault(above or b".", set()).add(os.fsdecode(name))
             elif contains(info.point, self._root):
                 self._kinds[b"."] = info.kind
+        if self._root in points:
+            self.expected = _inodes(points.values())
 
     def _names_by_device(self, names: Mapping[str, str]) -> dict[int, str]:
         """The names by st_dev, of what is mounted at their paths."""
@@ -175,10 +208,15 @@ class Walk:
 
     def _walk(self, start: bytes) -> None:
         """Walks one directory and what is below it on the same device; others become jobs of their own."""
-        todo = [start]
+        # A directory, and names of directories in it, are one text: a list of all their paths could fill memory.
+        todo = [b"\0" + start]
         own: int | None = None
         while todo and not self._stop.is_set():
-            path = todo.pop()
+            rest, _, name = todo.pop().rpartition(b"\0")
+            head, more, _ = rest.partition(b"\0")
+            if more:
+                todo.append(rest)
+            path = head + name
             try:
                 fd = self._open(path)
             except OSError as error:
@@ -218,6 +256,7 @@ class Walk:
     def _list(self, fd: int, path: bytes, met: Met, inode: int, todo: list[bytes]) -> None:
         """Adds a directory and what is in it but directories, which go to `todo`."""
         names, inodes, first = [b""], array("Q", [inode]), True
+        below: list[bytes] = []
         head = b"" if path == b"." else path + b"/"
         covered = self._covered.get(path, ())
         plain, fsencode, spill = met.plain, os.fsencode, self._spill
@@ -231,7 +270,10 @@ class Walk:
                         self._failed(head + fsencode(name), error)
                         continue
                     if directory:
-                        todo.append(head + fsencode(name))
+                        below.append(fsencode(name))
+                        if len(below) == RUN:
+                            todo.append(b"\0".join([head, *below]))
+                            below.clear()
                         continue
                     if plain and name not in covered:
                         inodes.append(entry.inode())
@@ -240,7 +282,7 @@ class Walk:
                         if st is None:
                             continue
                         if stat.S_ISDIR(st.st_mode):
-                            todo.append(head + fsencode(name))
+                            below.append(fsencode(name))
                             continue
                         if st.st_dev != met.dev:
                             raw = fsencode(name)
@@ -252,7 +294,11 @@ class Walk:
                     if len(names) == RUN:
                         spill.add(met.index, path, names, inodes, first)
                         names, inodes, first = [], array("Q"), False
+                        if self._stop.is_set():
+                            break
         finally:
+            if below:
+                todo.append(b"\0".join([head, *below]))
             if names:
                 spill.add(met.index, path, names, inodes, first)
 
@@ -303,3 +349,21 @@ class Walk:
                 self.vanished += 1
             else:
                 self.unreadable.append(Unreadable(path, error.strerror or str(error)))
+
+
+def _inodes(mounts: Iterable[MountInfo]) -> int | None:
+    """How many inodes in use these mounts show, None where one of them does not say, or shows a part of its own."""
+    total = 1  # the top covers nothing of the tree
+    for info in mounts:
+        if info.kind not in _COUNTS_INODES or info.root != b"/":
+            return None
+        try:
+            dev, counts = os.stat(info.point).st_dev, os.statvfs(info.point)
+        except OSError:
+            return None
+        if f"{os.major(dev)}:{os.minor(dev)}" != info.device:
+            continue  # beneath another mount, where nobody gets to
+        if not counts.f_files:
+            return None
+        total += counts.f_files - counts.f_ffree - 1  # it covers a directory
+    return total

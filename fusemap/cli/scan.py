@@ -20,11 +20,12 @@ surrogates, as Python's os.fsencode() takes them. New keys may come; these stay:
     devices     [{key, lasting, st_dev, kind, path, names, files, highest_inode, affixes, colliding}]: st_dev is
                 "major:minor", affixes [{index, bits}] with the bits as a string of 0 and 1, colliding the number of
                 files by scheme
-    schemes     by name {mode, bits, files, numbers, pairs, expected_pairs}: mode says whether `fusemap mount --map`
-                has it; files that share a number, and the numbers shared, by harm: loop (directory with directory),
-                error (directory with file), mixed (file with file); expected_pairs is the birthday estimate for as
-                many files with random numbers of so many bits
-    budget      {affixes, full_map, spent}: spent is the Kraft sum of mode suffix, of 1
+    schemes     by name {mode, bits, files, numbers, pairs, expected_pairs, full_map, numberless}: mode says whether
+                `fusemap mount --map` has it; files that share a number, and the numbers shared, by harm: loop
+                (directory with directory), error (directory with file), mixed (file with file); expected_pairs is the
+                birthday estimate for as many files with random numbers of so many bits; full_map is how many files
+                have a number from the full map, and numberless for how many that has none left: ENFILE in a mount
+    budget      {affixes, full_map, numberless, spent}: those of mode suffix; spent is the Kraft sum, of 1
     collisions  by chosen scheme [{number, harm, files: [{path, device, inode, directory}]}], the most harmful first;
                 device is a position in devices. Every collision is there.
 """
@@ -38,10 +39,11 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from fusemap.cli import pictures
 from fusemap.cli.exported import settle
-from fusemap.errors import MappingExhausted, Refused
+from fusemap.errors import Refused
 
 if TYPE_CHECKING:
     from fusemap.census import Census, Collision
@@ -49,10 +51,15 @@ if TYPE_CHECKING:
 
 _SCHEMES: Final = ("raw", "prefix", "qemu", "suffix", "xor", "xxh64", "xxh32", "samba")
 _MODES: Final = _SCHEMES[:4]
+_TICK: Final = 0.1  # seconds
+_SOON: Final = 1.0  # before that, nothing is said of the time left
+_SMALL: Final = 0.01
+_WIDTH: Final = 80
 
 DESCRIPTION: Final = """\
 Walks SRC with everything mounted beneath it, mounts nothing and changes nothing, and says which files would have one
-number. Exit 1 when a chosen scheme gives two files one number.
+number if all of it were shown as one device, and what programs would make of that. What is found is written down in
+$TMPDIR or /var/tmp meanwhile, some 100 bytes a file. Exit 1 when a chosen scheme gives two files one number.
 """
 
 
@@ -73,6 +80,7 @@ def add(verbs: Any) -> None:
         "--name", action="append", default=[], metavar="PATH=NAME", help="the name of the device at PATH, as for mount"
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
+    pictures.add_options(verb)
     verb.set_defaults(run=run, log=None)
 
 
@@ -81,25 +89,32 @@ def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("numpy") is None:
         raise Refused("fusemap scan needs numpy: pip install 'fusemap[scan]'")
     from fusemap.census import take
-    from fusemap.view import draw, report
+    from fusemap.view import draw
+    from fusemap.view.report import report
 
     given = options.source
     settle(options)
+    pictures.check(options)
+    chosen = tuple(dict.fromkeys(options.map or ("raw",)))
     logging.getLogger().setLevel(logging.ERROR)
-    progress = _Progress()
+    progress = Progress()
     try:
-        mapper = _stored(options.source, options.state)
+        mapper = stored(options.source, options.state)
         with take(
-            options.source, options.map or ("raw",), mapper=mapper, names=options.names, progress=progress
-        ) as census:
+            options.source, _SCHEMES if pictures.wanted(options) else chosen, mapper=mapper, names=options.names,
+            progress=progress,
+        ) as census:  # fmt: skip
             progress.end()
             census.root = given
+            census.chosen = chosen  # pictures show all, lists and the exit status go by these
             if options.json:
                 _print_json(census)
-            else:
-                draw(report(census), sys.stdout)
+            elif not pictures.on_output(options):
+                draw(report(census, _columns(sys.stdout)), sys.stdout)
+            if pictures.wanted(options):
+                pictures.make(census, options, progress)
             return 1 if census.collides else 0
-    except (BrokenPipeError, MappingExhausted):
+    except BrokenPipeError:
         raise
     except OSError as error:
         raise Refused(f"{given}: {error.strerror or error}") from error
@@ -107,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         progress.end()
 
 
-def _stored(source: str, state: str) -> Mapper | None:
+def stored(source: str, state: str) -> Mapper | None:
     """A mapper with what the tree's table says, that adds to nothing but itself; None where there is no table."""
     from fusemap.qid import Allocator, Mapper
     from fusemap.table import open_table
@@ -176,10 +191,17 @@ def _head(census: Census) -> dict[str, object]:
                 "numbers": scheme.groups,
                 "pairs": scheme.pairs,
                 "expected_pairs": scheme.expected,
+                "full_map": scheme.full,
+                "numberless": scheme.numberless,
             }
             for name, scheme in census.schemes.items()
         },
-        "budget": {"affixes": census.entries, "full_map": census.full, "spent": float(census.spent)},
+        "budget": {
+            "affixes": census.entries,
+            "full_map": census.full,
+            "numberless": census.numberless,
+            "spent": float(census.spent),
+        },
     }
 
 
@@ -191,23 +213,56 @@ def _collision(collision: Collision) -> dict[str, object]:
     return {"number": collision.number, "harm": collision.harm, "files": members}
 
 
-class _Progress:
-    """What is done and how fast, on standard error, where that is a terminal."""
+class Progress:
+    """What is done, how fast, and how long it will take, on standard error, where that is a terminal."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._began = time.monotonic()
-        self._last = 0.0
+        self._began = self._last = time.monotonic()
+        self._doing = ""
+        self._shown = False
 
-    def __call__(self, doing: str, names: int, devices: int) -> None:
-        """`names` were found so far, on so many `devices`."""
+    def __call__(self, doing: str, names: int, devices: int, done: float | None) -> None:
+        """`names` were found so far, on so many `devices`; `done` is what part of the work that is, if it is known."""
+        if not self._terminal:
+            return
         now = time.monotonic()
-        if self._terminal and now - self._last > 0.1:
-            self._last = now
-            rate = f", {names / max(now - self._began, 0.001):,.0f} a second" if doing == "walking" else ""
-            print(f"\r\033[K{doing}: {names:,} names, {devices:,} devices{rate}", end="", file=sys.stderr, flush=True)
+        what = doing.partition(" ")[0]
+        if what != self._doing:
+            self._doing, self._began = what, now
+        if now - self._last > _TICK:
+            self._last, self._shown = now, True
+            seconds = now - self._began
+            rate = f", {names / seconds:,.0f} a second" if doing == "walking" and seconds else ""
+            line = f"{doing}: {_many(names, 'name')}, {_many(devices, 'device')}{rate}{left(seconds, done)}"
+            print(f"\r\033[K{line[: _columns(sys.stderr) - 1]}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """The line makes room for what comes next."""
-        if self._terminal:
+        if self._shown:
+            self._shown = False
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def left(seconds: float, done: float | None) -> str:
+    """How long the rest of some work will take, of which a part (0 to 1) has taken `seconds`; "" if one cannot tell.
+
+    >>> left(30, 0.25), left(600, 0.25), left(30, None), left(0.5, 0.001)
+    (', 90 s left', ', 30 min left', '', '')
+    """
+    if not done or seconds < _SOON or done < _SMALL:
+        return ""
+    rest = seconds * (1 - done) / done
+    return f", {rest:.0f} s left" if rest < 100 else f", {rest / 60:.0f} min left"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _columns(stream: TextIO) -> int:
+    """How many columns a terminal has; 80 where there is none, or it does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _WIDTH
+    except OSError:
+        return _WIDTH

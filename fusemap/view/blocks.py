@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Final, NamedTuple, TypeAlias
 
 WIDTH: Final = 80
@@ -38,7 +39,7 @@ def fitted(grid: Grid, shrinkable: dict[int, int], width: int = WIDTH) -> Grid:
     """
     rows, titles = grid.rows, [title.removeprefix(">") for title in grid.columns]
     for column, least in shrinkable.items():
-        widths = [max(len(row[at]) for row in [titles, *rows]) for at in range(len(titles))]
+        widths = [max(cells(row[at]) for row in [titles, *rows]) for at in range(len(titles))]
         over = sum(widths) + GAP * (len(widths) - 1) - width
         if over > 0:
             room = max(least, widths[column] - over)
@@ -50,24 +51,47 @@ Block: TypeAlias = "Heading | Line | Grid"
 
 
 def printable(name: bytes) -> str:
-    """A name of the user's as text for a terminal: what is not UTF-8, or not to be printed, is escaped.
+    """A name of the user's as text for a terminal: what is not UTF-8, or not to be printed, is escaped as in $'...'.
 
-    A name may hold any byte but two: left as they are, some of them would move the cursor or do worse.
+    A name may hold any byte but two: left as they are, some of them would move the cursor or do worse. A backslash
+    is doubled, so that no name can look like another.
 
     >>> printable(b"a" + bytes([255, 27]) + b"b")
     'a\\\\xff\\\\x1bb'
     """
-    text = name.decode("utf-8", "backslashreplace")
+    text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def cells(text: str) -> int:
+    """How many columns printable text takes up on a terminal: Chinese letters two, accents by themselves none.
+
+    >>> cells("a\\u0301"), cells("\\u6f22")
+    (1, 2)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(letter) in "WF" else 0 if unicodedata.combining(letter) else 1
+        for letter in text
+    )
+
+
 def shortened(text: str, width: int) -> str:
-    """Text cut to `width` in the middle, where it is longer: both ends of a path or a uuid tell something.
+    """Text cut to `width` columns in the middle, where it is longer: both ends of a path or a uuid tell something.
 
     >>> shortened("uuid:0123456789", 9)
     'uuid~6789'
     """
-    if len(text) <= width:
+    if cells(text) <= width:
         return text
     tail = (width - 1) // 2
-    return text[: width - 1 - tail] + "~" + text[len(text) - tail :]
+    end = len(text) - len(_head(text[::-1], tail))
+    return f"{_head(text, width - 1 - tail)}~{text[end:]}"
+
+
+def _head(text: str, width: int) -> str:
+    end = min(len(text), width)
+    while cells(text[:end]) > width:
+        end -= 1
+    return text[:end]

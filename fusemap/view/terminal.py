@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
 
-from fusemap.view.blocks import GAP, Block, Grid, Heading, Line
+from fusemap.view.blocks import GAP, Block, Grid, Heading, Line, cells
 
 _STYLES: Final = {"bad": "bold red", "good": "green", "dim": "dim", "heading": "bold"}
 _COLLIDING: Final = r"X(?=[-X ]*\| \d+$)"
@@ -22,6 +22,11 @@ def draw(blocks: Iterable[Block], stream: TextIO) -> None:
     else:
         for text, _ in lines:
             print(text, file=stream)
+
+
+def styled(blocks: Iterable[Block], stream: TextIO) -> Iterator[tuple[str, str]]:
+    """Blocks as lines fit for `stream`, each with its style as rich names it: for a screen that is drawn repeatedly."""
+    return ((_encodable(text, stream), _STYLES.get(style, "")) for block in blocks for text, style in _lines(block))
 
 
 def _draw_rich(lines: Iterable[tuple[str, str]], stream: TextIO) -> None:
@@ -50,13 +55,13 @@ def _lines(block: Block) -> Iterator[tuple[str, str]]:
 def _grid(grid: Grid) -> Iterator[tuple[str, str]]:
     right = [title.startswith(">") for title in grid.columns]
     titles = tuple(title.removeprefix(">") for title in grid.columns)
-    widths = [max(len(row[n]) for row in [titles, *grid.rows]) for n in range(len(titles))]
+    widths = [max(cells(row[n]) for row in [titles, *grid.rows]) for n in range(len(titles))]
     for number, row in enumerate([titles, *grid.rows], -1):
-        cells = (
-            cell.rjust(width) if flush else cell.ljust(width)
+        words = (
+            " " * (width - cells(cell)) + cell if flush else cell + " " * (width - cells(cell))
             for cell, width, flush in zip(row, widths, right, strict=True)
         )
-        yield (" " * GAP).join(cells).rstrip(), "dim" if number < 0 else grid.marks.get(number, "")
+        yield (" " * GAP).join(words).rstrip(), "dim" if number < 0 else grid.marks.get(number, "")
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -38,9 +38,9 @@ def tops_of(rows: Rows, devices: int) -> list[Tops]:
     return [Tops(f"device {number}", 40 + number, 1, some) for number, some in enumerate(halves)]
 
 
-def found(rows: Rows, scheme: str, devices: int, part: int = 1 << 20) -> Found:
+def found(rows: Rows, scheme: str, devices: int, part: int = 1 << 20, directory: str | None = None) -> Found:
     """What collides in a scheme, kept."""
-    return find(rows, numbering(scheme, tops_of(rows, devices)), devices, True, part=part)
+    return find(rows, numbering(scheme, tops_of(rows, devices)), devices, True, directory, part)
 
 
 def grouped(files: Iterable[File], numbers: Iterable[int]) -> set[tuple[int, str, frozenset[tuple[int, int]]]]:

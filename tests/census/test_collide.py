@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusemap.census import collide
 from fusemap.census.collide import HARMS, find
 from fusemap.census.numbers import SCHEMES, Numbering, numbering
 from fusemap.census.spill import Rows, Spill
-from fusemap.qid import Mapper
+from fusemap.qid import Allocator, Mapper, decode
 
 from .made import File, found, grouped, spilled, tops_of
 
@@ -38,6 +41,14 @@ def numbers_of(rows: Rows, numbers: Numbering) -> list[int]:
     return [number for chunk in rows.chunks(7) for number in numbers(chunk).tolist()]
 
 
+def paths_of(mapper: Mapper, files: Iterable[File]) -> list[int]:
+    """What the mapper says; 0 for numbers of the full map."""
+    paths = [mapper.path(f"device {file.device}", file.inode) for file in files]
+    if mapper.mode == "prefix":
+        return [path if path >> 48 else 0 for path in paths]
+    return paths if mapper.mode == "raw" else [path if decode(path, mapper.k)[0] < 65536 else 0 for path in paths]
+
+
 @given(files=FILES, scheme=st.sampled_from(SCHEMES), part=st.sampled_from([3, 10, 1 << 20]))
 def test_every_collision_is_found_and_none_is_made_up(
     files: list[tuple[int, int, bool]], scheme: str, part: int
@@ -45,7 +56,10 @@ def test_every_collision_is_found_and_none_is_made_up(
     given_files = told(files)
     with Spill() as spill:
         rows = spilled(spill, given_files)
-        expected = grouped(given_files, numbers_of(rows, numbering(scheme, tops_of(rows, DEVICES))))
+        numbers = numbering(scheme, tops_of(rows, DEVICES))
+        told_numbers = list(zip(given_files, numbers_of(rows, numbers), strict=True))
+        compared = [(file, number) for file, number in told_numbers if number or not numbers.own]
+        expected = grouped([file for file, _ in compared], [number for _, number in compared])
         result = found(rows, scheme, DEVICES, part)
         collisions = list(result.collisions(rows))
         result.close()
@@ -61,7 +75,9 @@ def test_every_collision_is_found_and_none_is_made_up(
         assert result.groups[harm] == sum(group[1] == harm for group in expected)
         assert result.files[harm] == sum(len(group[2]) for group in expected if group[1] == harm)
     assert result.pairs == sum(len(group[2]) * (len(group[2]) - 1) // 2 for group in expected)
-    assert len(rows) - result.again == len({file[:2] for file in given_files})
+    alone = {file[:2] for file, number in told_numbers if not number and numbers.own}
+    assert result.own == len(alone)
+    assert result.again == len(compared) - len({file[:2] for file, _ in compared})
     for number, harm, members in collisions:
         assert number >= 0
         assert harm in HARMS
@@ -79,17 +95,29 @@ def test_numbers_are_a_mappers(files: list[tuple[int, int, bool]], scheme: str) 
         rows = spilled(spill, given_files)
         mapper = Mapper(scheme)
         numbers = numbers_of(rows, numbering(scheme, tops_of(rows, DEVICES), mapper))
-    assert numbers == [mapper.path(f"device {file.device}", file.inode) for file in given_files]
+    assert numbers == paths_of(mapper, given_files)
 
 
-@given(files=FILES)
-def test_suffixes_of_a_table_are_kept(files: list[tuple[int, int, bool]]) -> None:
+@given(files=FILES, scheme=st.sampled_from(["prefix", "qemu", "suffix"]), start=st.integers(65520, 65536))
+def test_numbers_are_a_mappers_when_affixes_run_out(
+    files: list[tuple[int, int, bool]], scheme: str, start: int
+) -> None:
     given_files = told(files)
-    before = Mapper()
+    with Spill() as spill:
+        rows = spilled(spill, given_files)
+        mapper = Mapper(scheme, source=Allocator(start))
+        numbers = numbers_of(rows, numbering(scheme, tops_of(rows, DEVICES), mapper))
+    assert numbers == paths_of(mapper, given_files)
+
+
+@given(files=FILES, start=st.integers(65530, 65536))
+def test_numbers_of_a_table_are_kept(files: list[tuple[int, int, bool]], start: int) -> None:
+    given_files = told(files)
+    before = Mapper(source=Allocator(start))
     known = {file: before.path(f"device {file.device}", file.inode) for file in reversed(given_files)}
     with Spill() as spill:
         rows = spilled(spill, given_files)
-        mapper = Mapper("suffix", entries=[*before.entries(), *before.full()])
+        mapper = Mapper("suffix", entries=[*before.entries(), *before.full()], source=Allocator(start))
         numbers = numbers_of(rows, numbering("suffix", tops_of(rows, DEVICES), mapper))
     assert numbers == [known[file] for file in given_files]
 
@@ -125,12 +153,47 @@ def test_an_empty_tree_and_an_unknown_scheme() -> None:
         numbering("suffix", [], Mapper("qemu"))
 
 
-def test_when_affixes_run_out_every_file_has_a_number_of_its_own() -> None:
-    files = [File(0, top << 48 | low) for top in range(3, 65535, 7000) for low in (5, 6)]
+COUNT = 4000
+
+
+@pytest.mark.parametrize("scheme", ["prefix", "qemu", "suffix"])
+@pytest.mark.parametrize("part", [900, 1 << 20])
+def test_no_memory_goes_to_files_of_the_full_map(scheme: str, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+    count = collide._distinct
+    monkeypatch.setattr(collide, "_distinct", lambda device, inode: at_once.append(len(device)) or count(device, inode))
+    chance = random.Random(7)
+    files = [File(number % 2, chance.getrandbits(64)) for number in range(COUNT)]
     with Spill() as spill:
-        rows = spilled(spill, files)
-        mapper = Mapper("suffix", entries=[Mapper().entry(n, f"other {n}", 0) for n in range(1, 65534)])
-        numbers = numbers_of(rows, numbering("suffix", tops_of(rows, 1), mapper))
-    assert len(set(numbers)) == len(files)
-    assert numbers == [mapper.path("device 0", file.inode) for file in files]
-    assert mapper.full_used() >= len(files) - 4
+        rows = spilled(spill, [*files, *files])  # each has two names
+        mapper = Mapper(scheme, source=Allocator(65000))
+        numbers = numbering(scheme, tops_of(rows, 2), mapper)
+        result = find(rows, numbers, 2, True, part=part)
+        result.close()
+    assert mapper.full_used() <= 1
+    assert max(at_once) < 2 * part
+    alone = sum(not path for path in paths_of(mapper, files))
+    assert mapper.used() == 536 if scheme != "qemu" else mapper.used() <= 536
+    assert COUNT // 2 < alone == result.own
+    assert not result.pairs
+
+
+@pytest.mark.parametrize("scheme", ["prefix", "qemu", "suffix"])
+def test_how_many_numbers_the_full_map_has_left(scheme: str) -> None:
+    last = (1 << 48) - 1 if scheme == "prefix" else (1 << 31) - 1
+    files = [File(0, top << 48 | low) for top in range(3, 65535, 7000) for low in (5, 6)]
+    for counter in (last - 3, last, last + 1):
+        with Spill() as spill:
+            rows = spilled(spill, files)
+            numbers = numbering(scheme, tops_of(rows, 1), Mapper(scheme, source=Allocator(65536, counter)))
+            assert numbers_of(rows, numbers) == [0] * len(files)
+            assert numbers.room() == last + 1 - counter
+
+
+def test_a_reserved_number_needs_the_full_map() -> None:
+    with Spill() as spill:
+        rows = spilled(spill, [File(0, 0), File(0, 5)])
+        numbers = numbering("suffix", tops_of(rows, 1), Mapper())
+        assert numbers.room() is None
+        assert numbers_of(rows, numbers) == [0, 11]
+        assert numbers.room() == (1 << 31) - 1

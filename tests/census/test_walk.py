@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +172,41 @@ def test_what_vanishes_on_the_way_is_counted(tree: Path, monkeypatch: pytest.Mon
         assert (census.names, census.vanished, census.unreadable) == (2, 2, [])
 
 
+def test_a_tree_that_changes_all_the_time(tree: Path) -> None:
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (tree / f"{number}").mkdir()
+                (tree / f"{number}" / "file").touch()
+            for number in range(20):
+                (tree / f"{number}" / "file").unlink()
+                (tree / f"{number}").rmdir()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(20):
+            with take(str(tree), ("raw", "suffix")) as census:
+                assert census.unreadable == []
+                assert census.files >= 1
+                assert not census.schemes["suffix"].collides
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_no_thread_outlives_a_walk(tree: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    take(str(tree)).close()
+    with pytest.raises(KeyboardInterrupt):
+        take(str(tree), progress=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name == "walk"]
+
+
 def test_a_bug_in_a_thread_is_not_lost(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -181,10 +217,59 @@ def test_a_bug_in_a_thread_is_not_lost(tree: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_progress_is_told(tree: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[object, ...]] = []
     take(str(tree), progress=lambda *what: told.append(what)).close()
-    assert ("walking", 1, 1) in told
-    assert ("comparing suffix", 1, 1) in told
+    assert ("walking", 1, 1, 1.0) in told
+    compared = [done for doing, _, _, done in told if str(doing).startswith("comparing")]
+    assert compared == sorted(compared)  # type: ignore[type-var]
+    assert compared[-1] == 1 - 1 / 16  # nothing comes twice here, so the second pass of the last scheme is spared
+
+
+def expected_of(top: Path) -> int | None:
+    with Spill() as spill:
+        walk = Walk(str(top), spill)
+        walk.run()
+        return walk.expected
+
+
+def test_how_much_is_to_come_is_known_where_all_file_systems_say(stage: Stage) -> None:
+    top = stage.tmpfs("tree")
+    stage.tmpfs("tree/inner")
+    for number in range(10):
+        (top / f"{number}").mkdir()
+    assert expected_of(top) == len(walked(top)) == 12
+    stage.bind(top / "inner", top / "1")  # its file system is shown twice
+    assert expected_of(top) == len(walked(top)) == 12
+    assert expected_of(top / "inner") == 1
+    assert expected_of(top / "2") is None, "a part of a file system"
+    part = stage.bind(top / "inner", top / "3")
+    (part / "dir").mkdir()
+    stage.bind(top / "inner" / "dir", top / "4")
+    assert expected_of(top) is None, "a part of a file system is shown beside all of it"
+
+
+def test_how_much_is_to_come_is_not_made_up(stage: Stage) -> None:
+    top = stage.tmpfs("tree")
+    stage.tmpfs("tree/any", "nr_inodes=0")
+    assert expected_of(top) is None
+
+
+def test_a_file_system_beneath_another_is_not_waited_for(stage: Stage) -> None:
+    top = stage.tmpfs("tree")
+    (stage.tmpfs("tree/inner/deep") / "file").touch()
+    stage.tmpfs("tree/inner")
+    (top / "inner" / "deep").mkdir()
+    assert expected_of(top) == len(walked(top)) + 1  # the directory that is hidden, and nothing that is mounted on it
+
+
+def test_more_names_than_inodes_are_no_estimate(tree: Path) -> None:
+    with Spill() as spill:
+        walk = Walk(str(tree), spill)
+        walk.run()
+        walk.expected = 1
+        assert walk.done() == 1
+        walk.expected = 0
+        assert walk.done() is None
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])

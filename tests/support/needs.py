@@ -33,6 +33,14 @@ def tools(*names: str) -> None:
             missing(f"the program {name} is not installed")
 
 
+def program(name: str) -> str:
+    """Where a program is that the test runs."""
+    tools(name)
+    found = shutil.which(name)
+    assert found
+    return found
+
+
 def root() -> None:
     """The test mounts file systems and acts as other users."""
     if os.geteuid() != 0:

@@ -7,13 +7,15 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from fusemap.census import Census, take
-from fusemap.view import draw, report
-from fusemap.view.blocks import GAP, WIDTH, Grid, fitted, printable, shortened
+from fusemap.view import draw
+from fusemap.view.blocks import GAP, WIDTH, Grid, cells, fitted, printable, shortened
+from fusemap.view.report import report
 
 from ..support import needs
 from ..support.stage import Stage
@@ -55,8 +57,9 @@ def test_it_fits_80_columns(census: Census) -> None:
 def test_it_says_what_there_is(census: Census) -> None:
     text = drawn(census)
     for words in (
-        "tree", "on 26 devices", "raw: 76 files share 3 numbers", "suffix: every file has a number of its own",
-        "st_dev", "affix", "Budget", "disk-0", "|X", "and 6 more", "between directories", "inode 1)", "exhibit",
+        "tree", "on 26 devices", "raw: 76 of 76 files share 3 numbers", "suffix: every file has a number of its own",
+        "st_dev", "affix", "Budget", "disk-0", "|X", "and 6 more", "shared by directories, 51 in all", "exhibit",
+        "find, du", "rsync -H, tar", "EIO", "device  file", "disk-0/dir/", "tmpfs *", "In short",
     ):  # fmt: skip
         assert words in text, words
 
@@ -100,11 +103,35 @@ def test_the_devices_of_any_tree_fit(tmp_path: Path) -> None:
         (device,) = found.devices
         found.devices = [
             device._replace(
-                key="session:" + "f" * 40, dev=os.makedev(4095, 1048575), place=b"long/" * 20, files=10**8,
+                key="session:" + "f" * 40, dev=os.makedev(4095, 1048575), place=b"long/" * 20, files=10**7,
                 highest=(1 << 64) - 1, entries=device.entries * 999,
             )
         ]  # fmt: skip
         assert max(map(len, drawn(found).splitlines()[2:])) <= WIDTH
+
+
+def test_the_budget_shows_whose_the_numbers_are(tmp_path: Path) -> None:
+    with take(str(tmp_path), ("raw",)) as found:
+        assert f"[{'0' * 32}{'.' * 32}]" in drawn(found)
+        assert "not here" not in drawn(found)
+        found.spent += Fraction(1, 4)  # as by a device in the table that is not mounted now
+        text = drawn(found)
+        assert f"[{'0' * 32}{'~' * 16}{'.' * 16}]" in text
+        assert "75.00% spent, 25.00% left" in text
+        assert "not here" in text
+
+
+def test_wide_letters_are_lined_up(tmp_path: Path) -> None:
+    assert [cells("漢字"), cells("e\u0301"), cells("ab")] == [4, 1, 2]
+    assert shortened("漢" * 10, 9) == "漢漢~漢漢"
+    stream = io.StringIO()
+    draw([Grid(("name", "x"), [("漢字漢", "1"), ("abc", "2")], {})], stream)
+    assert stream.getvalue().splitlines() == ["name    x", "漢字漢  1", "abc     2"]
+
+
+def test_names_that_look_alike_are_told_apart() -> None:
+    assert printable(b"\x1b") == "\\x1b"
+    assert printable(b"\\x1b") == "\\\\x1b"
 
 
 def test_an_encoding_that_lacks_letters(tmp_path: Path) -> None:
