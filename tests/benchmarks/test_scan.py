@@ -10,7 +10,9 @@ from tests.benchmarks import scan
 def test_made_up_files_are_counted() -> None:
     found = scan.pairs(8000)
     assert found["colliding"] >= 8000
+    assert found.pop("full map") == 0
     assert min(found.values()) > 0
+    assert scan.pairs(8000, True)["colliding"] < 8000
 
 
 def test_a_tree_is_walked_by_both(tmp_path: Path) -> None:

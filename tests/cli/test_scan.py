@@ -12,7 +12,7 @@ import pytest
 from fusemap.census import SCHEMES
 
 from ..support.command import fusemap, refused
-from ..support.process import attempt
+from ..support.process import ALICE, attempt, run
 from ..support.stage import FUSEMAP, Stage
 
 
@@ -74,7 +74,7 @@ def test_json_says_everything(tree: Path) -> None:
             assert st.st_ino == file["inode"] == collision["number"]
             assert f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}" == found["devices"][file["device"]]["st_dev"]
     assert set(found["schemes"]) == {"raw", "prefix", "qemu", "suffix", "xor", "xxh64", "xxh32", "samba"}
-    assert found["budget"] == {"affixes": 2, "full_map": 0, "spent": 0.625}
+    assert found["budget"] == {"affixes": 2, "full_map": 0, "numberless": 0, "spent": 0.625}
 
 
 def test_two_scans_say_the_same(tree: Path) -> None:
@@ -115,6 +115,67 @@ def test_a_reader_that_goes_away(tree: Path) -> None:
 def test_a_full_disk_is_said_in_a_sentence(tree: Path) -> None:
     done = attempt("sh", "-c", '"$@" > /dev/full', "-", *FUSEMAP, "scan", "--json", tree)
     refused(done, "No space left")
+
+
+def test_no_room_to_write_down_what_is_found(stage: Stage) -> None:
+    tree = stage.directory("tree")
+    for number in range(600):
+        (tree / f"{number:0200}").touch()
+    small = stage.tmpfs("small", "size=64k")
+    done = fusemap("scan", tree, env={"TMPDIR": str(small)})
+    refused(done, f"in {small}", "No space left on device", "set TMPDIR")
+    assert os.listdir(small) == []
+    done = fusemap("scan", tree, env={"TMPDIR": str(stage.path / "nowhere")})
+    refused(done, "nowhere", "No such file", "set TMPDIR")
+
+
+def test_a_tree_that_is_mounted_read_only(stage: Stage) -> None:
+    tree = stage.ext4("tree")
+    stage.ext4("tree/inner")
+    mounted = stage.fusemap(tree)
+    os.stat(mounted / "inner")
+    assert mounted.unmount() == 0
+    before = scanned(tree)
+    assert before["from_table"]
+    for path in (tree / "inner", tree):
+        run("mount", "-o", "remount,ro", path)
+    assert scanned(tree) == before
+
+
+def test_an_ordinary_user_sees_what_he_may(tree: Path) -> None:
+    closed = os.fsdecode(b"closed-\xff\x1b[31m")
+    (tree / closed).mkdir(0o700)
+    (tree / closed / "inside").touch()
+    (tree / "inner" / "secret").mkdir(0o700)
+    done = fusemap("scan", tree, "--json", user=ALICE)
+    assert done.stderr == ""
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["unreadable"] == [
+        {"path": closed, "why": "Permission denied"}, {"path": "inner/secret", "why": "Permission denied"}
+    ]  # fmt: skip
+    assert found["names"] == scanned(tree)["names"] - 1
+    text = fusemap("scan", tree, user=ALICE).stdout
+    assert r"not read: closed-\xff\x1b[31m: Permission denied" in text
+    assert "what is in them is not counted: scan as root" in text
+
+
+def test_a_loop_of_bind_mounts(stage: Stage, tree: Path) -> None:
+    (tree / "deep" / "er").mkdir(parents=True)
+    stage.mount(tree, "tree/deep/er", "--rbind")
+    stage.bind(tree / "deep", tree / "inner" / "dir")
+    found = scanned(tree, "--map", "suffix")
+    assert found["files"] == len({(st.st_dev, st.st_ino) for st in map(os.lstat, below(tree))})
+    assert found["names"] == len(below(tree)) > found["files"]
+    assert found["collisions"]["suffix"] == []
+
+
+def below(top: Path) -> list[str]:
+    """Every path of a tree, itself included."""
+    found = [str(top)]
+    for where, directories, files in os.walk(os.fsencode(top)):
+        found += [os.fsdecode(os.path.join(where, name)) for name in (*directories, *files)]
+    return found
 
 
 def test_a_named_device(tree: Path) -> None:
