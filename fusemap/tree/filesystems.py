@@ -46,6 +46,7 @@ _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", 
 _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BTRFS_SUBVOLUME_INODE: Final = 256
 _DOMAIN: Final = " at "
+_CLOCK_OF_FILES: Final = 5  # CLOCK_REALTIME_COARSE, include/uapi/linux/time.h
 
 
 def is_remote(kind: str) -> bool:
@@ -82,7 +83,8 @@ class Device:
 class Mount:
     """One mount in the tree. `place` is the node and name it covers, None for the root's own mount.
 
-    `met` is when it was first seen, in nanoseconds since 1970.
+    `met` is when it was first seen, in nanoseconds since 1970, by the clock by which files are stamped: it may lie
+    behind others by more than a tick, and what is made later must never seem older.
     """
 
     __slots__ = ("domain", "file_domain", "handles", "id", "info", "met", "place", "remote")
@@ -94,7 +96,7 @@ class Mount:
         self.domain = ""
         self.file_domain = ""
         self.handles = False
-        self.met = time.time_ns()
+        self.met = time.clock_gettime_ns(_CLOCK_OF_FILES)
         self.remote = is_remote(info.kind if info else "")
 
     def key(self, device: Device, directory: bool) -> str:
