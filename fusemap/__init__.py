@@ -8,9 +8,10 @@ General layout - each room may use only rooms above it:
     table    the lasting table of numbers and where it is stored
     tree     the live exported tree: node <-> host file <-> number; used by every front end
     fuse     the FUSE front end: a mounted tree
-    p9       the 9P front end: a server
+    p9       the 9P front end: a server, and a small client
+    smb      a Samba share on top of a mount: its file ids beside the numbers of the tree
     census   walks a tree without mounting it and finds what collides in which mode
-    view     terminal pictures: draws what census hands it
+    view     pictures, on a terminal and as a page, static and live: draws what census and tree hand it
     cli      one small module a verb
 
 The life of a stat: kernel -> fuse (which request) -> tree (node -> descriptor, statx) -> qid (device, inode -> number)

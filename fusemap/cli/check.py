@@ -1,4 +1,7 @@
-"""fusemap check: are the numbers of a mounted tree what they should be, and what they were?"""
+"""fusemap check: are the numbers of a mounted tree, or of a share of it, what they should be, and what they were?
+
+This is about trees; check_smb is about shares, with check_report, and check_saved has the numbers of another day.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,34 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from fusemap.cli import check_saved, check_smb
 from fusemap.errors import Refused
 
-_FORMAT: Final = "fusemap-numbers"
 _SHOWN: Final = 20
 
 DESCRIPTION: Final = """\
 Walks a mounted tree and looks at the number of every file. Exit 1 when two files have one number, when a directory's
 listing (d_ino) and the file itself (st_ino) say different ones, or when a number is not what it was when it was saved.
 Hard links of one file share a number; that is right. Files that came or went since are counted, not complained of.
+
 """
 
 
 def add(verbs: Any) -> None:
     """Adds the verb to the command line."""
-    verb = verbs.add_parser("check", help="verify the numbers of a tree", description=DESCRIPTION)
-    verb.add_argument("tree", metavar="TREE", help="a mounted tree, or a directory in one")
+    verb = verbs.add_parser(
+        "check",
+        help="verify the numbers of a tree, or of a share of it",
+        description=DESCRIPTION + check_smb.DESCRIPTION,
+        epilog=check_smb.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("tree", metavar="TREE", nargs="?", help="a mounted tree, or a directory in one")
     which = verb.add_mutually_exclusive_group()
     which.add_argument("--save", metavar="FILE", help="write the numbers to FILE, to compare with later")
     which.add_argument("--against", metavar="FILE", help="compare with the numbers in FILE")
     verb.add_argument("--json", action="store_true", help="print JSON")
+    check_smb.add_options(verb)
     verb.set_defaults(run=run)
 
 
@@ -72,11 +83,14 @@ class _File(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks the tree and prints what is wrong."""
-    known = _read(options.against) if options.against else None
+    """Checks the tree, or the share, and prints what is wrong."""
+    check_smb.check_options(options)
+    if options.smb is not None:
+        return check_smb.run(options)
+    known = check_saved.read(options.against) if options.against else None
     report = check(options.tree, known)
     if options.save:
-        _save(options.save, report)
+        check_saved.save(options.save, report.numbers)
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -150,31 +164,6 @@ def _walk(tree: str, report: Report) -> Iterator[tuple[str, os.stat_result, int 
                 yield entry.path, st, entry.inode()
                 if stat.S_ISDIR(st.st_mode):
                     todo.append(entry.path)
-
-
-def _read(file: str) -> dict[str, int]:
-    try:
-        with open(file, encoding="utf-8") as stream:
-            data = json.load(stream)
-        numbers = data["numbers"]
-        if data["format"] != _FORMAT or not all(isinstance(number, int) for number in numbers.values()):
-            raise ValueError("not numbers")
-    except OSError as error:
-        raise Refused(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Refused(f"{file} was not written by fusemap check --save; save the numbers first") from error
-    return dict(numbers)
-
-
-def _save(file: str, report: Report) -> None:
-    # Beside it first: a full disk must not leave half of the earlier numbers.
-    beside = f"{file}.new"
-    try:
-        with open(beside, "w", encoding="utf-8") as stream:
-            json.dump({"format": _FORMAT, "numbers": report.numbers}, stream)
-        os.replace(beside, file)
-    except OSError as error:
-        raise Refused(f"cannot write {file}: {error.strerror}") from error
 
 
 def _print(report: Report, tree: str, compared: bool) -> None:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from fusemap import __version__
-from fusemap.cli import check, id, mount, scan, serve, table, where
+from fusemap.cli import check, id, mount, scan, serve, table, top, view, where
 from fusemap.errors import FusemapError
 
-_VERBS = (mount, serve, scan, id, where, check, table)
+_VERBS = (mount, serve, scan, id, where, check, table, top, view)
 
 
 def parser() -> argparse.ArgumentParser:

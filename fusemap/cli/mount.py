@@ -31,6 +31,7 @@ _OTHERS: Final = frozenset(
 DESCRIPTION: Final = """\
 Shows the directory SRC, with everything mounted beneath it, at MNT as one device on which every file has its own inode
 number. Runs in the background and returns as soon as MNT can be used; it ends when MNT is unmounted (umount MNT).
+What it does is told by the files in MNT/.fusemap, a directory that no listing shows, to root and who mounted it.
 """
 EPILOG: Final = """\
 -o takes the words of mount(8) (ro, nosuid, nodev, noexec, noatime and their opposites), allow_other and no_allow_other
@@ -111,7 +112,7 @@ def _operations(options: argparse.Namespace, table: Table) -> Operations:
     from fusemap.fuse.operations import Operations
 
     tree, shown = exported.open_tree(options, table)
-    return Operations(tree, CACHES[options.cache], shown)
+    return Operations(tree, CACHES[options.cache], shown, table)
 
 
 def _read_words(options: argparse.Namespace) -> mountpoint.MountOptions:

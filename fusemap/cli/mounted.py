@@ -29,7 +29,7 @@ def file_of(path: str, number: int) -> Located:
             raise Refused(f"{path}: {error.strerror}") from error
     # Links and special files have no user attributes (xattr(7)), unreadable files show none: ask for the number.
     try:
-        found = locate(_mount_point(path), number)
+        found = locate(mount_point(path), number)
     except Refused:
         found = None
     if found is None:
@@ -54,7 +54,8 @@ def locate(mount_point: str, number: int) -> Located | None:
     return answer
 
 
-def _mount_point(path: str) -> str:
+def mount_point(path: str) -> str:
+    """Where the file system is mounted that the absolute or relative `path` is on; a link is not followed."""
     path = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(path))), os.path.basename(path))
     while not os.path.ismount(path) and path != "/":
         path = os.path.dirname(path)

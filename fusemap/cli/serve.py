@@ -139,7 +139,7 @@ def _serve(options: argparse.Namespace, sources: Sequence[Source]) -> None:
         undo.callback(tree.close)
         model = _model(options.security, tree)
         export = Export(
-            tree, model, read_only=options.read_only, msize=options.msize, shown=shown, trace=trace
+            tree, model, read_only=options.read_only, msize=options.msize, shown=shown, table=table, trace=trace
         )
         undo.pop_all()
         stack.callback(export.close)

@@ -19,6 +19,7 @@ from fusemap.table import Ledger, Table
 from fusemap.table import v1 as v1_format
 from fusemap.table.home import merge
 from fusemap.table.jsonform import from_json, to_json
+from fusemap.table.listing import left, listing, reused
 from fusemap.table.present import Present, base_key, device_key_of, present
 
 _DAY: Final = 86400
@@ -77,7 +78,7 @@ def show(options: argparse.Namespace) -> int:
             points.setdefault(device.key, []).append(device.point)
         ledger = table.ledger()
         if options.json:
-            print(json.dumps(_as_json(table, ledger, points), indent=2))
+            print(json.dumps(listing(table, ledger, points), indent=2))
         elif not table.exists:
             print(f"{options.source} has no table yet; it would be in {table.where}")
         else:
@@ -158,44 +159,6 @@ def gc(options: argparse.Namespace) -> int:
 # Showing --------------------------------------------------------------------------------------------------------------
 
 
-def _as_json(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> dict[str, object]:
-    return {
-        "state": table.state,
-        "where": table.where,
-        "exists": table.exists,
-        "map": ledger.mode,
-        "k": ledger.k,
-        "devices": [
-            {
-                "key": device.key, "lasting": device.lasting, "dead": device.dead, "label": device.label,
-                "seen": device.seen, "entries": device.entries, "mounted": points.get(base_key(device.key), []),
-            }
-            for device in table.devices()
-        ],
-        "entries": [
-            {
-                "index": entry.index, "device": entry.device, "affix": f"{entry.affix:0{entry.length}b}",
-                "length": entry.length, "top": entry.top,
-            }
-            for entry in sorted(ledger.entries.values(), key=lambda entry: entry.index)
-        ],
-        "full": len(ledger.full),
-        "known_by_generation": ledger.holder_count,
-        "reused": _reused(ledger),
-        "retired": len(ledger.retired),
-        "left": _left(ledger),
-    }  # fmt: skip
-
-
-def _reused(ledger: Ledger) -> int:
-    """How often a file got a number of its own because its inode number had been another's."""
-    return sum(full.generation is not None for full in ledger.full.values())
-
-
-def _left(ledger: Ledger) -> int:
-    return max(LAST_INDEX + 1 - ledger.next_index(), 0)
-
-
 def _print(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> None:
     print(f"{table.where} ({table.state}): map {ledger.mode}, k {ledger.k}")
     rows: dict[str, list[str]] = {}
@@ -210,11 +173,11 @@ def _print(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> None:
         for line in rows.get(device.key, []):
             print(line)
     print(
-        f"{len(ledger.entries)} of {LAST_INDEX} entries used, {len(ledger.retired)} retired, {_left(ledger)} left; "
+        f"{len(ledger.entries)} of {LAST_INDEX} entries used, {len(ledger.retired)} retired, {left(ledger)} left; "
         f"{len(ledger.full)} files in the full map"
     )
     if ledger.holder_count:
-        print(f"{ledger.holder_count} inode numbers known by generation, {_reused(ledger)} times given to another file")
+        print(f"{ledger.holder_count} inode numbers known by generation, {reused(ledger)} times given to another file")
 
 
 def _day(days: int) -> str:

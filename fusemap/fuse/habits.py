@@ -9,6 +9,10 @@ A process's first listing gives its first few files by name only. If a file of t
 process gets everything from then on; if it lists on without, it gets names only - until somebody looks up a file in a
 directory that was listed so. A wrong guess costs the round trips that other file systems always pay.
 
+One process may do both: Samba lists a directory for each new name, in search of another spelling, and lists it for its
+clients, who see attributes. So a directory that was given with everything a moment ago is given by name only: the
+kernel still has the rest.
+
 Names alone are given only where the record's inode number is certain to be the file's: on file systems known for it and
 in directories that no mount covers a part of.
 """
@@ -16,7 +20,9 @@ in directories that no mount covers a part of.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections import OrderedDict
 from enum import Enum
 from typing import Final
@@ -28,6 +34,7 @@ from fusemap.tree import Directory, Node, Tree
 log = logging.getLogger(__name__)
 
 PROBES: Final = 2
+FRESH_SECONDS: Final = 0.5
 _ALL: Final = 1 << 62
 _REMEMBERED: Final = 256
 _HONEST: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs"})
@@ -39,11 +46,13 @@ class _Habit(Enum):
 
 
 class Habits:
-    """What is known of the processes that list directories of `tree`."""
+    """What is known of the processes that list directories of `tree`; the kernel keeps attributes `timeout` seconds."""
 
-    def __init__(self, tree: Tree, watch: MountWatch) -> None:
+    def __init__(self, tree: Tree, watch: MountWatch, timeout: float) -> None:
         self._tree = tree
         self._watch = watch
+        self._fresh_seconds = min(FRESH_SECONDS, timeout / 2)
+        self._complete: OrderedDict[Node, float] = OrderedDict()
         self._habits: OrderedDict[int, _Habit] = OrderedDict()
         self._listed: OrderedDict[Node, int] = OrderedDict()
         self._covered: set[tuple[int, int, int]] | None = None
@@ -51,8 +60,13 @@ class Habits:
 
     def listing(self, directory: Directory, pid: int) -> None:
         """Process `pid` starts to list `directory`: decides how many entries it gets by name only."""
+        directory.begun = time.monotonic()
         habit = self._habits.get(pid)
-        if habit is _Habit.LOOKS or not self._honest(directory.node):
+        if not self._honest(directory.node):
+            return
+        if habit is _Habit.LOOKS:
+            if directory.begun - self._complete.get(directory.node, -math.inf) < self._fresh_seconds:
+                directory.names_left = _ALL
             return
         self._listed[directory.node] = pid
         directory.names_left = _ALL if habit else PROBES
@@ -61,6 +75,11 @@ class Habits:
 
     def listed(self, directory: Directory) -> None:
         """`directory` was listed to its end or closed."""
+        if directory.ended and not directory.names_given:
+            self._complete[directory.node] = directory.begun
+            self._complete.move_to_end(directory.node)
+            if len(self._complete) > _REMEMBERED:
+                self._complete.popitem(last=False)
         pid = self._listed.get(directory.node)
         if pid is not None and directory.names_given and pid not in self._habits:
             self._know(pid, _Habit.NAMES)

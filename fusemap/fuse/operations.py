@@ -4,8 +4,8 @@ Metadata calls are made inline: a hop to another thread costs more than they do.
 uncached reads, writes, fsync, freeing many blocks - goes to worker threads, a limited number for each device, so that a
 slow disk is waited for by its own users only.
 
-pyfuse3 ends the whole mount on any exception but FUSEError, so `answers` stands around every handler and nothing else
-translates errors.
+pyfuse3 ends the whole mount on any exception but FUSEError, so `answers` (boundary.py) stands around every handler and
+nothing else translates errors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from stat import S_IFDIR
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import Final, cast
 
 import pyfuse3
 import trio
@@ -25,69 +25,54 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from fusemap.errors import errno_of
 from fusemap.fuse.attributes import Cache, NameOnly, fill
+from fusemap.fuse.boundary import NAMES, answers
 from fusemap.fuse.files import OpenFile, Transfer
 from fusemap.fuse.habits import Habits
+from fusemap.fuse.hidden import NAME, NUMBERS, Asked, Handles, Hidden
 from fusemap.fuse.loop import Gate
 from fusemap.fuse.watch import MountWatch
-from fusemap.host.calls import RENAME_WHITEOUT, Stat
+from fusemap.host.calls import RENAME_NOREPLACE, RENAME_WHITEOUT, Stat
 from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
+from fusemap.table import Table
 from fusemap.tree import Directory, Node, Tree, attributes, changes
 from fusemap.tree.live import LONG_REMOVAL_BLOCKS, SETTLED_NS
+from fusemap.tree.places import path_below, path_of
+from fusemap.tree.shown import Shown
+from fusemap.tree.statistics import Statistics, now_ns
+from fusemap.tree.telling import Telling
 from fusemap.tree.virtual import VIRTUAL_PREFIX, virtual
 
 THREADS_A_DEVICE: Final = 16
 MUCH_WRITTEN: Final = 1 << 20
 _OPEN_KEEPS: Final = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def answers(
-    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
-    """The errno boundary: whatever a handler raises becomes the FUSEError that the kernel is sent.
-
-    ENOSYS does not pass: the kernel takes it for "never ask again" (fs/fuse/file.c, xattr.c), and one odd file system
-    below would switch a call off for the whole mount.
-    """
-
-    @functools.wraps(handler)
-    async def guarded(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except Exception as error:
-            number = errno_of(error, handler.__name__)
-            raise FUSEError(errno.EOPNOTSUPP if number == errno.ENOSYS else number) from None
-
-    return guarded  # type: ignore[return-value]  # functools.wraps names the first parameter
-
-
 class Operations(pyfuse3.Operations):
     """pyfuse3's operations on `tree`.
 
-    `shown` numbers what stat shows where that is not the node's own number: the colliding modes, raw and qemu.
+    `shown` numbers what stat shows where that is not the node's own number: the colliding modes, raw and qemu. `table`
+    is that of the numbers, for telling what is in it.
     """
 
     supports_dot_lookup = True
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, tree: Tree, cache: Cache, shown: Mapper | None = None) -> None:
+    def __init__(self, tree: Tree, cache: Cache, shown: Mapper | None = None, table: Table | None = None) -> None:
         super().__init__()
         self.tree: Final = tree
         self.gate: Final = Gate(tree.rest)
         self._transfer = Transfer(self.gate, tree.identity)
         self.watch: Final = MountWatch(tree)
-        self._habits = Habits(tree, self.watch)
+        self._habits = Habits(tree, self.watch, cache.timeout)
         self._cache = cache
-        self._shown = shown
+        self._shown = None if shown is None else Shown(shown)
         self._entry = EntryAttributes()
-        self._files: dict[int, OpenFile] = {}
-        self._directories: dict[int, Directory] = {}
+        self._files: dict[int, OpenFile] = Handles()
+        self._directories: dict[int, Directory] = Handles()
+        self.statistics: Final = Statistics(NAMES)
+        self.telling: Final = Telling(tree, "fuse", self.statistics, self._shown, table)
+        self.hidden: Final = Hidden(tree, self.telling, self.gate, self._shown)
         self._flush_matters = tree.filesystems.any_remote()
         self._flush_off = False
         self._stamps: dict[Node, int] = {}
@@ -113,17 +98,21 @@ class Operations(pyfuse3.Operations):
             parent.lookups += 1
             return self._reply(parent, st)
         self.watch.check_uncovered(parent)
+        if name == NAME and parent is self.tree.root and self.hidden.there:
+            raise Asked
         node, st = self.tree.lookup(parent, name)
         if node.kind != S_IFDIR:
             self._habits.looked_up(parent)
         return self._reply(node, st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        start = now_ns()
         for number, count in inode_list:
             try:
                 await self._forget(number, count)
             except Exception as error:  # nobody waits for an answer to this, and nobody may end the mount by it
                 errno_of(error, "forget")
+        self.statistics.took("forget", now_ns() - start)
 
     @answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -140,28 +129,32 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(*changes.mkdir(self.tree, self._node(parent_inode), name, mode, _caller(ctx)))
+        parent = self._parent(parent_inode, name)
+        return self._reply(*changes.mkdir(self.tree, parent, name, mode, _caller(ctx)))
 
     @answers
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(*changes.mknod(self.tree, self._node(parent_inode), name, mode, rdev, _caller(ctx)))
+        parent = self._parent(parent_inode, name)
+        return self._reply(*changes.mknod(self.tree, parent, name, mode, rdev, _caller(ctx)))
 
     @answers
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(*changes.symlink(self.tree, self._node(parent_inode), name, target, _caller(ctx)))
+        parent = self._parent(parent_inode, name)
+        return self._reply(*changes.symlink(self.tree, parent, name, target, _caller(ctx)))
 
     @answers
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(*changes.link(self.tree, self._node(inode), self._node(new_parent_inode), new_name))
+        node, parent = self._node(inode), self._parent(new_parent_inode, new_name)
+        return self._reply(*changes.link(self.tree, node, parent, new_name))
 
     @answers
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        parent = self._node(parent_inode)
+        parent = self._parent(parent_inode, name, errno.EPERM)
         await self._close_long(parent, changes.unlink(self.tree, parent, name))
 
     @answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        changes.rmdir(self.tree, self._node(parent_inode), name)
+        changes.rmdir(self.tree, self._parent(parent_inode, name, errno.EPERM), name)
 
     @answers
     async def rename(
@@ -173,7 +166,8 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        old = self._parent(parent_inode_old, name_old, errno.EPERM)
+        new = self._parent(parent_inode_new, name_new, errno.EEXIST if flags & RENAME_NOREPLACE else errno.EPERM)
         by = _caller(ctx) if flags & RENAME_WHITEOUT else None  # which leaves a device node behind, and that is his
         await self._close_long(new, changes.rename(self.tree, old, name_old, new, name_new, flags, by))
 
@@ -211,7 +205,7 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        parent = self._node(parent_inode)
+        parent = self._parent(parent_inode, name)
         flags |= self._at_once(parent)
         fd, node, st = changes.create(self.tree, parent, name, flags, mode, _caller(ctx))
         return self._opened(node, fd, flags, _caller(ctx), st, fresh=True), self._reply(node, st)
@@ -229,11 +223,15 @@ class Operations(pyfuse3.Operations):
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # pyfuse3 takes any buffer, its annotation says bytes
-        return cast("bytes", await self._transfer.read(self._files[fh], off, size))
+        data = cast("bytes", await self._transfer.read(self._files[fh], off, size))
+        self.statistics.bytes_read += len(data)
+        return data
 
     @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._transfer.write(self._files[fh], off, buf)
+        done = await self._transfer.write(self._files[fh], off, buf)
+        self.statistics.bytes_written += done
+        return done
 
     @answers
     async def flush(self, fh: int) -> None:
@@ -247,7 +245,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def release(self, fh: int) -> None:
-        file = self._files.pop(fh)
+        file = self._files[fh]
+        del self._files[fh]
         self.tree.closed(file.node, fh)
         if file.node.mount.remote or file.written > MUCH_WRITTEN:
             await self.gate.offload(file.limiter, os.close, fh)
@@ -308,7 +307,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def releasedir(self, fh: int) -> None:
-        directory = self._directories.pop(fh)
+        directory = self._directories[fh]
+        del self._directories[fh]
         self._habits.listed(directory)
         directory.close()
 
@@ -323,7 +323,8 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         node = self._node(inode)
         if name.startswith(VIRTUAL_PREFIX):
-            return virtual(self.tree, node, name)
+            st = self.tree.stat(node)
+            return virtual(self.tree, node, name, st, self._shown, names=ctx.uid in (0, self.tree.identity.uid))
         if name == b"security.selinux" and not self._selinux:
             return _label(self.tree, node)
         return attributes.get(self.tree, node, name)
@@ -353,7 +354,19 @@ class Operations(pyfuse3.Operations):
             await self._close_long(node, long)
 
     def _node(self, number: int) -> Node:
-        return self.tree.root if number == pyfuse3.ROOT_INODE else self.tree.node(number)
+        try:
+            return self.tree.root if number == pyfuse3.ROOT_INODE else self.tree.node(number)
+        except OSError:
+            if number in NUMBERS:
+                raise Asked from None
+            raise
+
+    def _parent(self, number: int, name: bytes, ours: int = errno.EEXIST) -> Node:
+        """The directory in which `name` is to be made, or taken away; OSError with `ours` for the hidden one's name."""
+        parent = self._node(number)
+        if name == NAME and parent is self.tree.root and self.hidden.there:
+            raise OSError(ours, os.strerror(ours))
+        return parent
 
     def _reply(self, node: Node, st: Stat) -> EntryAttributes:
         """A reply that tells the kernel of a node, whose look-up count was raised for it."""
@@ -367,13 +380,16 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _attributes(self, node: Node, st: Stat) -> EntryAttributes:
-        number = node.number if self._shown is None else self._shown_number(st, node, node.number)
-        return fill(self._entry, st, number, node.generation, 0 if self._shown is not None else self._cache.timeout)
+        if self._shown is None:
+            return fill(self._entry, st, node.number, node.generation, self._cache.timeout)
+        path = functools.partial(path_of, self.tree, node)  # no lambda: it would make every call of this one dearer
+        number = self._shown.show(node.device.key, st.ino, node.kind == S_IFDIR, path)
+        return fill(self._entry, st, number, node.generation, 0)
 
     def _shown_number(self, st: Stat, node: Node | None, number: int) -> int:
         if self._shown is None or node is None:
             return number
-        return self._shown.path(node.device.key, st.ino)
+        return self._shown.number(node.device.key, st.ino)
 
     def _shown_entry(self, directory: Node, name: bytes, st: Stat, node: Node | None, number: int) -> int:
         if name == b".":
@@ -386,6 +402,9 @@ class Operations(pyfuse3.Operations):
             number = self._shown_number(st, above, number)
             self.tree.forget(above)
             return number
+        elif self._shown is not None and node is not None:
+            path = functools.partial(path_below, self.tree, directory, name)
+            return self._shown.show(node.device.key, st.ino, node.kind == S_IFDIR, path)
         return self._shown_number(st, node, number)
 
     def _at_once(self, node: Node) -> int:

@@ -14,4 +14,5 @@ model       on whose rights a request is done: none and passthrough; mapped: map
 locks       byte-range locks, with owners and ranges
 export      what all connections share
 server      connections on trio, with listen (addresses), channel, connection, rounds and workers
+client      the other side, for programs that ask a server
 """

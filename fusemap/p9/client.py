@@ -115,18 +115,20 @@ class Client:
 
     def qids(self, fid: int, names: Sequence[bytes]) -> list[QID | OSError]:
         """The QID of each of these names in directory `fid`, or the error with which the server answered."""
-        fids = [self._new_fid() for _ in names]
-        answers = self.ask_all([Twalk(fid, new, (name,)) for new, name in zip(fids, names, strict=True)])
         found: list[QID | OSError] = []
-        walked = []
-        for new, answer in zip(fids, answers, strict=True):
-            if isinstance(answer, OSError):
-                found.append(answer)
-                self._free.append(new)
-            else:
-                found.append(answer.wqid[0])
-                walked.append(new)
-        self.clunk(walked)
+        for at in range(0, len(names), _WINDOW):  # so many fids at a time
+            part = names[at : at + _WINDOW]
+            fids = [self._new_fid() for _ in part]
+            answers = self.ask_all([Twalk(fid, new, (name,)) for new, name in zip(fids, part, strict=True)])
+            walked = []
+            for new, answer in zip(fids, answers, strict=True):
+                if isinstance(answer, OSError):
+                    found.append(answer)
+                    self._free.append(new)
+                else:
+                    found.append(answer.wqid[0])
+                    walked.append(new)
+            self.clunk(walked)
         return found
 
     def entries(self, fid: int) -> Iterator[Entry]:
@@ -197,7 +199,7 @@ class Client:
             return OSError(answer.ecode, os.strerror(answer.ecode))
         if asked is None or NUMBERS[type(answer)] != NUMBERS[type(asked)] + 1:
             raise self._nonsense(f"{type(answer).__name__} answers nothing that was asked")
-        if isinstance(asked, Twalk) and (len(answer.wqid) > len(asked.wname) or not answer.wqid and asked.wname):
+        if isinstance(asked, Twalk) and (len(answer.wqid) > len(asked.wname) or (not answer.wqid and asked.wname)):
             raise self._nonsense("Rwalk has another number of QIDs than the protocol allows")
         return answer
 
@@ -261,13 +263,15 @@ class Client:
             except OSError as error:
                 raise self._lost(error) from error
             if not data:
-                raise Refused(f"{self.address} has ended the connection: see what the server has logged")
+                raise self._lost(ConnectionResetError())
             self._input += data
         return bytes(self._input[:size])
 
     def _lost(self, error: OSError) -> Refused:
         if isinstance(error, TimeoutError):
             return Refused(f"{self.address} has not answered for {SECONDS:.0f} seconds: see whether the server works")
+        if isinstance(error, ConnectionError):
+            return Refused(f"{self.address} has ended the connection: see what the server has logged")
         return Refused(f"{self.address}: {error.strerror or error}; see whether the server still runs")
 
     def _nonsense(self, what: str) -> Refused:

@@ -69,15 +69,19 @@ class Seldom:
 class Shared:
     """What the connections of a server have in common: threads, and the knowledge of each other."""
 
-    def __init__(self, works: trio.Nursery, asked: Callable[[], None]) -> None:
+    def __init__(self, works: trio.Nursery, rest: Callable[[], None]) -> None:
         self.works: Final = works
-        self.asked: Final = asked
-        self.rounds: Final = Rounds(lambda: self.under_way)
+        self.rounds: Final = Rounds(lambda: self.under_way, self._calm, rest)
+        self.asked: Final = self.rounds.asked
         self.workers: Final = Workers(self.rounds)
         self.connections: Final[set[Connection]] = set()
         self.under_way = 0
         self.seldom: Final = Seldom()
         self._all_back = trio.Event()
+
+    def _calm(self) -> bool:
+        """Whether every connection, and `workers`, waits for its turn, and no task for a client to take its replies."""
+        return self.rounds.watched == len(self.connections) + 1 and not self.works.child_tasks
 
     def back(self) -> None:
         """A work has finished."""

@@ -1,7 +1,6 @@
 """The control names: a small directory of its own, attached by the name "ctl".
 
-stats.json    what was asked and answered, see `Statistics`
-devices.json  the devices that were met: identity, st_dev, where each is mounted
+stats.json, devices.json, collisions.json, table.json    what the tree tells of itself (fusemap.tree.telling)
 null, zero    as the host's devices: to measure a connection without a file system behind it (diodload does)
 
 A file's content is made when it is opened. Its QIDs have version 0, by which Linux keeps nothing of it, and paths that
@@ -14,21 +13,23 @@ request comes here instead; so the busy path does not know of any of this.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from stat import S_IFDIR, S_IFREG
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fusemap.host.calls import Stat
 from fusemap.p9 import messages as m
+from fusemap.p9.later import Later
 from fusemap.p9.records import record
 from fusemap.p9.wire import Dialect, Message, encode_record
 from fusemap.qid import QID, QTDIR, QTFILE
+from fusemap.tree.telling import FILES
 
 if TYPE_CHECKING:
-    from fusemap.p9.export import Export
+    from fusemap.p9.model import User
     from fusemap.p9.session import Session
 
 ANAME: Final = b"ctl"
@@ -37,6 +38,7 @@ _ROOT: Final = QID(QTDIR, 0, 2)
 _FIDS: Final = 64
 _DT_DIR, _DT_REG = 4, 8
 _GETATTR_BASIC: Final = 0x7FF
+_LIMITER: Final = "ctl"  # in place of a device: they wait for each other only
 
 
 class Asked(OSError):
@@ -47,52 +49,29 @@ class Asked(OSError):
 
 
 class ControlFid:
-    """The root (name is empty) or a file; `content` once it is open."""
+    """The root (name is empty) or a file; `content` once it is open. `trusted`: may its user see names of files?"""
 
-    __slots__ = ("content", "name", "writable")
+    __slots__ = ("content", "name", "trusted", "writable")
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, trusted: bool) -> None:
         self.name = name
+        self.trusted = trusted
         self.content: bytes | None = None
         self.writable = False
 
 
-def _stats(export: Export) -> object:
-    return {**export.statistics.as_json(), "known_inodes": len(export.tree)}
-
-
-def _devices(export: Export) -> object:
-    filesystems = export.tree.filesystems
-    points: dict[str, list[str]] = {}
-    for mount in filesystems.mounts():
-        if mount.info is not None:
-            points.setdefault(mount.info.device, []).append(os.fsdecode(mount.info.point))
-    return [
-        {
-            "identity": device.key,
-            "st_dev": f"{device.major}:{device.minor}",
-            "mounted": sorted(points.get(device.superblock, [])),
-        }
-        for device in filesystems.devices()
-    ]
-
-
-_FILES: Final[dict[bytes, Callable[[Export], object] | None]] = {
-    b"stats.json": _stats,
-    b"devices.json": _devices,
-    _NULL: None,
-    _ZERO: None,
-}
+_TOLD: Final = {name.encode(): name for name in FILES}
+_FILES: Final = (*_TOLD, _NULL, _ZERO)
 _QIDS: Final = {name: QID(QTFILE, 0, 3 + index) for index, name in enumerate(_FILES)}
 
 
-def attach(session: Session, message: m.Tattach) -> Message:
+def attach(session: Session, message: m.Tattach, user: User) -> Message:
     """Gives the client the control directory. Raises OSError, EINVAL where the fid is in use."""
-    _new(session, message.fid, ControlFid(b""))
+    _new(session, message.fid, ControlFid(b"", trusted=user.uid in (0, session.tree.identity.uid)))
     return m.Rattach(_ROOT)
 
 
-def answer(session: Session, message: Message) -> Message:
+def answer(session: Session, message: Message) -> Message | Later:
     """The reply to a request about a control fid. Raises OSError."""
     handler = _HANDLERS.get(type(message))
     if handler is None:
@@ -110,13 +89,12 @@ def _new(session: Session, number: int, fid: ControlFid) -> None:
     session.control[number] = fid
 
 
-def _qid(fid: ControlFid) -> QID:
-    return _QIDS[fid.name] if fid.name else _ROOT
+def _qid_of(name: bytes) -> QID:
+    return _QIDS[name] if name else _ROOT
 
 
-def _text(session: Session, name: bytes) -> bytes:
-    content = _FILES[name]
-    return b"" if content is None else json.dumps(content(session.export), indent=1, sort_keys=True).encode() + b"\n"
+def _text(session: Session, fid: ControlFid, gathered: Any) -> bytes:
+    return session.export.telling.text(_TOLD[fid.name], gathered, fid.trusted)
 
 
 def _walk(session: Session, fid: ControlFid, message: m.Twalk) -> Message:
@@ -124,14 +102,14 @@ def _walk(session: Session, fid: ControlFid, message: m.Twalk) -> Message:
     for name in message.wname:
         if name in (b".", b"..") or (not at and name in _FILES):
             at = b"" if name == b".." else at if name == b"." else name
-            qids.append(_qid(ControlFid(at)))
+            qids.append(_qid_of(at))
         elif not qids:
             raise OSError(errno.ENOENT if not at else errno.ENOTDIR, "not a control name")
         else:
             return m.Rwalk(tuple(qids))
     if message.newfid == message.fid:
         del session.control[message.fid]
-    _new(session, message.newfid, ControlFid(at))
+    _new(session, message.newfid, ControlFid(at, fid.trusted))
     return m.Rwalk(tuple(qids))
 
 
@@ -139,12 +117,14 @@ def _getattr(session: Session, fid: ControlFid, message: m.Tgetattr) -> Message:
     st = _stat(session, fid)
     times = (st.mtime_s, 0) * 3 + (0, 0)
     fixed = (st.mode, 0, 0, st.nlink, 0, st.size, 4096, 0)
-    return m.Rgetattr(message.request_mask & _GETATTR_BASIC, _qid(fid), *fixed, *times, 0, 0)
+    return m.Rgetattr(message.request_mask & _GETATTR_BASIC, _qid_of(fid.name), *fixed, *times, 0, 0)
 
 
 def _stat(session: Session, fid: ControlFid) -> Stat:
     now = int(time.time())
-    content = b"" if not fid.name else fid.content if fid.content is not None else _text(session, fid.name)
+    telling, content = session.export.telling, fid.content or b""
+    if fid.content is None and fid.name in _TOLD and telling.quick(_TOLD[fid.name]):
+        content = _text(session, fid, telling.gather(_TOLD[fid.name]))
     return Stat(*[0] * len(Stat._fields))._replace(
         mode=S_IFREG | (0o666 if fid.name == _NULL else 0o444) if fid.name else S_IFDIR | 0o555,
         nlink=1 if fid.name else 2,
@@ -156,7 +136,7 @@ def _stat(session: Session, fid: ControlFid) -> Stat:
 
 
 def _record(session: Session, fid: ControlFid) -> m.StatRecord:
-    return record(session, fid.name or b"/", _qid(fid), _stat(session, fid), lambda: b"")
+    return record(session, fid.name or b"/", _qid_of(fid.name), _stat(session, fid), lambda: b"")
 
 
 def _plain_stat(session: Session, fid: ControlFid, message: m.Tstat) -> Message:
@@ -167,20 +147,27 @@ def _statfs(session: Session, fid: ControlFid, message: m.Tstatfs) -> Message:
     return m.Rstatfs(0x01021997, 4096, 0, 0, 0, 0, 0, 0, 255)
 
 
-def _open(session: Session, fid: ControlFid, flags: int) -> QID:
+def _open(session: Session, fid: ControlFid, flags: int, reply: Callable[[QID, int], Message]) -> Message | Later:
     fid.writable = flags & 3 in (1, 2)
     if fid.writable and fid.name != _NULL:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-    fid.content = _text(session, fid.name) if fid.name else b""
-    return _qid(fid)
+    telling, name = session.export.telling, _TOLD.get(fid.name)
+
+    def opened(gathered: Any) -> Message:
+        fid.content = b"" if name is None else _text(session, fid, gathered)
+        return reply(_qid_of(fid.name), 0)
+
+    if name is None or telling.quick(name):
+        return opened(None if name is None else telling.gather(name))
+    return Later(_LIMITER, partial(telling.gather, name), opened, effects=False)
 
 
-def _lopen(session: Session, fid: ControlFid, message: m.Tlopen) -> Message:
-    return m.Rlopen(_open(session, fid, message.flags), 0)
+def _lopen(session: Session, fid: ControlFid, message: m.Tlopen) -> Message | Later:
+    return _open(session, fid, message.flags, m.Rlopen)
 
 
-def _plain_open(session: Session, fid: ControlFid, message: m.Topen) -> Message:
-    return m.Ropen(_open(session, fid, message.mode), 0)
+def _plain_open(session: Session, fid: ControlFid, message: m.Topen) -> Message | Later:
+    return _open(session, fid, message.mode, m.Ropen)
 
 
 def _read(session: Session, fid: ControlFid, message: m.Tread) -> Message:
@@ -190,7 +177,8 @@ def _read(session: Session, fid: ControlFid, message: m.Tread) -> Message:
     if not fid.name:
         if session.dialect is Dialect.LINUX:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        records = [encode_record(_record(session, ControlFid(name)), session.dialect) for name in _FILES]
+        below = [ControlFid(name, fid.trusted) for name in _FILES]
+        records = [encode_record(_record(session, file), session.dialect) for file in below]
         return m.Rread(_whole(records, message.offset, size))
     if fid.name == _ZERO:
         return m.Rread(bytes(size))
@@ -240,7 +228,7 @@ def _clunk(session: Session, fid: ControlFid, message: m.Tclunk) -> Message:
     return m.Rclunk()
 
 
-_HANDLERS: Final[dict[type, Callable[..., Message]]] = {
+_HANDLERS: Final[dict[type, Callable[..., Message | Later]]] = {
     m.Twalk: _walk,
     m.Tgetattr: _getattr,
     m.Tstat: _plain_stat,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fusemap.p9.wire import Message
+from fusemap.tree.statistics import now_ns
 
 if TYPE_CHECKING:
     from fusemap.p9.fids import File
@@ -56,6 +57,7 @@ class Work:
         self.later: Final = later
         self.flushes: list[int] = []
         self.abandoned = False
+        self.began: Final = now_ns()
         self._session = session
         if later.file is not None:
             later.file.users += 1

@@ -241,7 +241,7 @@ def readdir(session: Session, message: m.Treaddir) -> Message:
                 except FileNotFoundError:  # removed since it was looked at
                     at = cookie
                     continue
-                kind_of = qid_of(entry_number(node, number, st), seen)
+                kind_of = qid_of(entry_number(node, name, number, st), seen)
                 kind = (seen.mode & 0o170000) >> 12
             parts.append(pack(*kind_of, cookie, kind, len(name)) + name)
             left -= size

@@ -248,16 +248,20 @@ class Locks:
         host's process id (0 for an open file description lock, which belongs to none) and the host's name. `length` is
         0 for a lock that reaches to the end of all files.
 
-        Raises OSError: EINVAL as in `acquire` and for type UNLCK, and what opening raises.
+        Type UNLCK asks for any lock. It is what Linux sends, whatever its caller wants to know (v9fs_file_getlock() in
+        fs/9p/vfs_file.c), so a caller who means a read lock is told of read locks too.
+
+        Raises OSError: EINVAL as in `acquire`, and what opening raises.
         """
         start, end = _bounds(message.start, message.length)
-        if message.type not in (RDLCK, WRLCK):
+        if message.type not in _TO_HOST:
             raise _error(errno.EINVAL)
+        wanted = fcntl.F_RDLCK if message.type == RDLCK else fcntl.F_WRLCK
         with self._mutex:
             asking = self._owners.get((session, node, bytes(message.client_id), message.proc_id))
             fd = open_file() if asking is None else asking.fd
             try:
-                held = ofd.in_the_way(fd, _TO_HOST[message.type], start, end)
+                held = ofd.in_the_way(fd, wanted, start, end)
             finally:
                 if asking is None:
                     os.close(fd)

@@ -29,6 +29,7 @@ from fusemap.host.creds import CAP_FILES, Account, Caller, Standing
 from fusemap.p9.messages import NONUNAME
 from fusemap.tree import Directory, Node, Tree, attributes, changes
 from fusemap.tree.data import truncate
+from fusemap.tree.shown import Shown
 from fusemap.tree.virtual import VIRTUAL_PREFIX, virtual
 
 NOBODY: Final = 65534
@@ -50,6 +51,7 @@ class Model:
 
     name = "none"
     maps = False  # whether a client is told other attributes than the host's
+    numbering: Shown | None = None  # what numbers clients are shown, where those are not the nodes' own
 
     def __init__(self, tree: Tree) -> None:
         self.tree: Final = tree
@@ -203,7 +205,8 @@ class Model:
     def get_attribute(self, user: User, node: Node, name: bytes) -> bytes:
         """getxattr(2). Raises OSError."""
         if name.startswith(VIRTUAL_PREFIX):
-            return virtual(self.tree, node, name)
+            names = user.uid in (0, self._identity.uid)
+            return virtual(self.tree, node, name, self.stat(node), self.numbering, names)
         return attributes.get(self.tree, node, name, self.actor(user))
 
     def set_attribute(self, user: User, node: Node, name: bytes, value: bytes, flags: int) -> None:

@@ -106,7 +106,7 @@ def attach(session: Session, message: Tattach) -> Message:
     if session.peer.uid is not None:
         user = user._replace(known=True)  # he is of this host, and no client is to be believed about his groups
     if message.aname == control.ANAME:
-        return control.attach(session, message)
+        return control.attach(session, message, user)
     node = _attach_point(session, user, message.aname)
     try:
         qid = session.export.qid(node, session.model.stat(node))

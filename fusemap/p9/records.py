@@ -110,7 +110,7 @@ def read_directory(session: Session, fid: Fid, listing: Listing, offset: int, si
                 st = _nothing_known(kind)
             try:
                 seen = model.shown_entry(listing, name, st)
-                qid = export.qid_of(export.entry_number(listing.node, number, st), seen)
+                qid = export.qid_of(export.entry_number(listing.node, name, number, st), seen)
                 target = partial(model.readlink_at, listing, name)
                 made = record(session, name, qid, seen, target)
             except FileNotFoundError:  # removed since it was looked at

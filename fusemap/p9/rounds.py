@@ -3,10 +3,18 @@
 With a task that waits for each connection's socket, a small request costs more in the scheduler and in being woken than
 in being answered: arming epoll, a pass or two of trio's loop, and a sleep from which the kernel takes tens of
 microseconds to wake us. So one task watches them all by one epoll and calls each connection's turn, a plain function.
-When nobody has said anything it looks again for a short while before it sleeps, as long as that has been worth it
-lately; not while calls are under way in threads, whose results must not wait, nor with one processor, which the client
-needs. Everything else (who does not read his replies, who must wait for a disk) is the connections' own tasks', and
+When nobody has said anything it looks again for a short while before it sleeps, if the next request has come that soon
+several times in a row; otherwise it would only take the processor that the client needs, such as a virtual machine and
+what carries its bytes. Nor does it while calls are under way in threads, whose results must not wait, nor with one
+processor. Everything else (who does not read his replies, who must wait for a disk) is the connections' own tasks', and
 passes of the loop are made often enough for those, for signals and for new connections.
+
+It sleeps for a moment in its own epoll before it does in trio's: a client such as a virtual machine, which takes half a
+millisecond from an answer to its next request, would otherwise cost a pass and an epoll_ctl(2) each time, more than
+most requests do. Only where every connection waits for its turn and nothing else: a task of trio's would have to wait
+too. When the moment has passed in silence, `rest` is called: the tree lets go of the descriptors that it kept for the
+burst, so that an idle server keeps nothing below the tree busy. A moment, since finding a file anew for each request
+would cost as much as the rest of it. A timer of trio's for that, during the burst, would cost more still.
 
 tests/benchmarks/p9 states what this brings. fusemap/fuse/loop.py does the same for the FUSE device.
 """
@@ -22,20 +30,29 @@ from typing import Final
 import trio
 
 SPIN_SECONDS: Final = 250e-6
+SPIN_AFTER: Final = 8
 ROUNDS_A_PASS: Final = 64
 SECONDS_A_PASS: Final = 0.005
 SECONDS_A_PASS_WITH_WORK: Final = 0.0003  # a finished call waits no longer than this for its reply to be sent
+QUIET_SECONDS: Final = 0.002
 
 
 class Rounds:
-    """Watches descriptors. `under_way` tells how many calls run in threads."""
+    """Watches descriptors.
 
-    def __init__(self, under_way: Callable[[], int]) -> None:
+    `under_way` tells how many calls run in threads, `calm` whether no task waits for anything but a turn or a client
+    to come. `rest` is called when nobody has asked for anything for a moment.
+    """
+
+    def __init__(self, under_way: Callable[[], int], calm: Callable[[], bool], rest: Callable[[], None]) -> None:
         self._under_way = under_way
+        self._calm = calm
+        self._rest = rest
+        self._asked = True
         self._epoll = select.epoll()
         self._turns: dict[int, Callable[[], None]] = {}
         self._spins = len(os.sched_getaffinity(0)) > 1
-        self._spin = SPIN_SECONDS
+        self._soon = 0  # how many requests in a row have come within SPIN_SECONDS
 
     def watch(self, fd: int, turn: Callable[[], None]) -> None:
         """Calls `turn`, which raises nothing, whenever `fd` can be read or has ended. Raises OSError."""
@@ -46,6 +63,15 @@ class Rounds:
         """No more turns for `fd`."""
         if self._turns.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
+
+    @property
+    def watched(self) -> int:
+        """How many descriptors are watched."""
+        return len(self._turns)
+
+    def asked(self) -> None:
+        """A request has come, or the answer to one has been made."""
+        self._asked = True
 
     async def run(self) -> None:
         """Gives turns until it is cancelled; nobody gets one after that."""
@@ -61,16 +87,17 @@ class Rounds:
             ready = poll(0)
             if not ready:
                 start = now = clock()
-                if self._spins and not self._under_way():
-                    end = start + self._spin
+                if self._spins and self._soon >= SPIN_AFTER and not self._under_way():
+                    end = start + SPIN_SECONDS
                     while not ready and now < end:
                         ready = poll(0)
                         now = clock()
                 if not ready:
-                    await trio.lowlevel.wait_readable(self._epoll)
-                    rounds, passed = 0, clock()
-                    self._spin = SPIN_SECONDS if passed - start < SPIN_SECONDS else self._spin / 2
-                    continue
+                    ready = self._doze()
+                    if not ready:
+                        await self._sleep()
+                        rounds, passed = 0, clock()
+                self._soon = self._soon + 1 if clock() - start < SPIN_SECONDS else 0
             for fd, _ in ready:
                 turn = turns.get(fd)  # whoever had his turn before may have ended another
                 if turn is not None:
@@ -80,3 +107,27 @@ class Rounds:
             if rounds >= ROUNDS_A_PASS or clock() - passed > seconds:
                 await trio.lowlevel.checkpoint()
                 rounds, passed = 0, clock()
+
+    def _doze(self) -> list[tuple[int, int]]:
+        """Waits for a moment, where nobody else has to; who has something to say."""
+        if not self._calm():
+            return []
+        ready = self._epoll.poll(QUIET_SECONDS)
+        if not ready:
+            self._be_quiet()
+        return ready
+
+    async def _sleep(self) -> None:
+        """Returns when somebody has something to say, or when nobody has had for a moment."""
+        if not self._asked:
+            await trio.lowlevel.wait_readable(self._epoll)
+            return
+        with trio.move_on_after(QUIET_SECONDS) as moment:
+            await trio.lowlevel.wait_readable(self._epoll)
+        if moment.cancelled_caught:
+            self._be_quiet()
+
+    def _be_quiet(self) -> None:
+        if self._asked:
+            self._asked = False
+            self._rest()

@@ -1,12 +1,10 @@
 """The 9P server: accepts connections, serves each, and ends cleanly.
 
 Clients are strangers to each other. There are only so many connections, of them only so many from one address or user,
-and who does not say a version soon goes again, so that nobody keeps the others out; what one may ask of the server's
-time and memory is told in connection.py. Whatever goes wrong in one connection costs that connection.
-
-When nobody has asked for anything for a moment, the tree lets go of the descriptors it kept for the burst, so that an
-idle server keeps nothing below the tree busy. A moment, since a client that asks one thing at a time is back within a
-tenth of a millisecond, and finding its file anew each time would cost as much as the rest of a request.
+and who does not say a version soon goes again, so that nobody keeps the others out. Only root and the server's own user
+may take their time on a Unix socket: they could stop the server as well, and a QEMU that connects a guest's serial port
+does so long before the guest mounts anything. What one may ask of the server's time and memory is told in
+connection.py. Whatever goes wrong in one connection costs that connection.
 
 The end: a signal closes the listeners and every connection, and then calls that are under way in threads are waited
 for, since their files must not be closed below them; a second signal does not wait.
@@ -38,7 +36,6 @@ log = logging.getLogger(__name__)
 CONNECTIONS: Final = 256
 CONNECTIONS_A_PEER: Final = 128
 ACCEPT_AGAIN_SECONDS: Final = 0.1
-QUIET_SECONDS: Final = 0.002
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What accept(2) fails with for want of something of ours; anything else is the client's.
 _SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -58,7 +55,10 @@ def serve(export: Export, sources: Sequence[Source], ready: Callable[[], None], 
 
 
 class Server:
-    """Serves what comes from `sources`; `session_of` makes the session of a connection."""
+    """Serves what comes from `sources`; `session_of` makes the session of a connection.
+
+    `patience` is how many seconds anybody may take to say a version, FIRST_VERSION_SECONDS for strangers if not given.
+    """
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Server:
         *,
         as_himself: bool = False,
         session_of: Callable[[Export, Peer], Session] = Session,
-        patience: float = FIRST_VERSION_SECONDS,
+        patience: float | None = None,
     ) -> None:
         self._export = export
         self._sources = list(sources)
@@ -76,16 +76,14 @@ class Server:
         self._patience = patience
         self._from: Counter[Hashable] = Counter()
         self._clients = trio.CancelScope()
-        self._rest = Rest(export.tree.rest)
         self._shared: Shared
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until a signal comes or nothing is left that could bring a request."""
         async with trio.open_nursery() as everything:
             await everything.start(self._heed_signals, everything.cancel_scope)
-            everything.start_soon(self._rest.run)
             async with trio.open_nursery() as works:
-                self._shared = Shared(works, self._rest.asked)
+                self._shared = Shared(works, self._export.tree.rest)
                 everything.start_soon(self._shared.rounds.run)
                 try:
                     with self._clients:
@@ -164,11 +162,12 @@ class Server:
             channel.close()
             raise
         self._from[whose] += 1
-        clients.start_soon(self._serve, Connection(session, channel, name, self._shared), whose)
+        patience = self._patience_with(uid)
+        clients.start_soon(self._serve, Connection(session, channel, name, self._shared), whose, patience)
 
-    async def _serve(self, connection: Connection, whose: Hashable) -> None:
+    async def _serve(self, connection: Connection, whose: Hashable, patience: float) -> None:
         try:
-            await connection.run(self._patience)
+            await connection.run(patience)
         finally:
             self._from[whose] -= 1
             if not self._from[whose]:
@@ -187,28 +186,7 @@ class Server:
     def _bound_to(self, uid: int | None) -> int | None:
         return uid if self._as_himself and uid not in (0, os.geteuid()) else None
 
-
-class Rest:
-    """Calls `rest` when nothing was asked for a moment."""
-
-    def __init__(self, rest: Callable[[], None]) -> None:
-        self._rest = rest
-        self._asked = True
-        self._begun = trio.Event()
-        self._begun.set()
-
-    def asked(self) -> None:
-        """A request has come."""
-        if not self._asked:
-            self._asked = True
-            self._begun.set()
-
-    async def run(self) -> None:
-        """Watches until it is cancelled."""
-        while True:
-            await self._begun.wait()
-            self._begun = trio.Event()
-            while self._asked:
-                self._asked = False
-                await trio.sleep(QUIET_SECONDS)
-            self._rest()
+    def _patience_with(self, uid: int | None) -> float:
+        if self._patience is not None:
+            return self._patience
+        return float("inf") if uid in (0, os.geteuid()) else FIRST_VERSION_SECONDS

@@ -48,6 +48,7 @@ from fusemap.p9.messages import (
 )
 from fusemap.p9.naming import remove_at_end
 from fusemap.p9.wire import Dialect, Message, WireError
+from fusemap.tree.statistics import now_ns
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Session(Buffers, Holdings):
         self._fast: dict[int, Any] = {}  # and the short ways
         self._codecs: dict[type, wire.Codec] = {}
         self._counts = export.statistics.requests
+        self._took = export.statistics.took
         self._wrong: WireError | None = None
         self._closed = self._told = False
         self.plain = export.trace is None and export.plain  # the fast way is the same as the ordinary one
@@ -133,6 +135,7 @@ class Session(Buffers, Holdings):
                     return self._drop(error)
                 continue
             decode, handler = entry
+            began = now_ns()
             try:
                 message = decode(buffer, start + 7, end)
                 if self.export.trace is not None:
@@ -146,6 +149,7 @@ class Session(Buffers, Holdings):
                 self._begin(tag, number, reply)
             else:
                 self.send(reply, tag)
+                self._took(number, now_ns() - began)
         return Progress.FULL
 
     def _answer_quickly(self, most: int) -> int:
@@ -158,6 +162,7 @@ class Session(Buffers, Holdings):
         busy = self._pending or self._flushing  # tags; what is answered here adds none
         answered = added = 0
         room = SENT_AT_ONCE - self._out_size
+        began = now_ns()
         while answered < most and added <= room and end - start >= 7:
             size, number, tag = header(buffer, start)
             way = fast.get(number)
@@ -174,6 +179,8 @@ class Session(Buffers, Holdings):
             counts[number] += 1
             start += size
             answered += 1
+            if answered == 1:  # its time stands for that of all
+                self._took(number, now_ns() - began)
         self._start = start
         self._out_size += added
         return answered
@@ -262,7 +269,7 @@ class Session(Buffers, Holdings):
         self._wrong = error
         return Progress.FULL
 
-    def _controlled(self, message: Message) -> Message:
+    def _controlled(self, message: Message) -> Message | Later:
         try:
             return control.answer(self, message)
         except Exception as error:
@@ -333,6 +340,7 @@ class Session(Buffers, Holdings):
             reply = None if work.abandoned or interrupted else self._failure(error, work.number)
         if work.abandoned:
             return
+        self._took(work.number, now_ns() - work.began)
         del self._pending[work.tag]
         if reply is not None:
             self.send(reply, work.tag)

@@ -198,13 +198,25 @@ def read(session: Session, message: Tread) -> Message | Later:
     done, whole = read_now(file, offset, memoryview(buffer)[:size])
     data = session.filled(buffer, done)
     if whole:
-        return Rread(data)
+        return _was_read(session, data)
     start, fd = bytes(data), file.fd
 
     def run() -> bytes:
         return read_fully(fd, start, offset, size)
 
-    return Later(file.node.device.key, run, Rread, effects=False, file=file, weight=size)
+    return Later(
+        file.node.device.key, run, lambda data: _was_read(session, data), effects=False, file=file, weight=size
+    )
+
+
+def _was_read(session: Session, data: bytes | memoryview) -> Message:
+    session.export.statistics.bytes_read += len(data)
+    return Rread(data)
+
+
+def _was_written(session: Session, count: int) -> Message:
+    session.export.statistics.bytes_written += count
+    return Rwrite(count)
 
 
 def _read_other(session: Session, fid: Fid, offset: int, size: int) -> Message:
@@ -237,12 +249,12 @@ def write(session: Session, message: Twrite) -> Message | Later:
     session.model.wrote(fid.user, fid.node)
     done, whole = write_now(identity, file, offset, content)
     if whole:
-        return Rwrite(done)
+        return _was_written(session, done)
     kept, not_any_more = session.keep(memoryview(content))
 
     def then(count: int) -> Message:
         not_any_more()
-        return Rwrite(count)
+        return _was_written(session, count)
 
     def run() -> int:
         return write_fully(identity, file, kept, done, offset)

@@ -12,6 +12,7 @@
   home     which store an export root's table lives in, and how it moves
   table    `Table`: the allocator that a Mapper asks
   opening  `open_table`
+  listing  a table as JSON
 
 It uses qid and host; tree and the front ends use it through `Table` alone.
 """

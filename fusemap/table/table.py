@@ -184,6 +184,12 @@ class Table(Allocator):
         ledger = self._ledger()
         return self._new_ledger() if ledger is None else ledger.copy()
 
+    @contextlib.contextmanager
+    def view(self) -> Iterator[Ledger]:
+        """As `ledger`, but no copy: to be looked at and left as it is. Meanwhile nothing is added by this process."""
+        with self._thread:
+            yield self._ledger() or self._new_ledger()
+
     def retire(self, keys: Iterable[str]) -> int:
         """Drop devices and retire their indices for good; returns how many that were.
 

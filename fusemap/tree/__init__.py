@@ -7,8 +7,13 @@ live         the tree itself: look-up, numbers, look-up counts
 changes      what makes, names, removes and alters files
 directory    reading directories
 attributes   extended attributes
-virtual      attributes that say where a file is on the host
 data         open files and what is read and written
+places       where a known file lies, for people
+virtual      attributes that say where a file is on the host, and what its number is made of
+shown        the numbers of the maps that collide, and who was seen to have which
+survey       which known files have one inode number on the host
+statistics   counts and times of requests
+telling      all of that as files, for both front ends
 """
 
 from fusemap.tree.directory import Directory

@@ -38,6 +38,8 @@ class Directory:
         self._at = 0
         self.names_left = 0  # how many more entries may be given by name only
         self.names_given = 0
+        self.begun = 0.0  # when, by time.monotonic(), if whoever lists it wants to know
+        self.ended = False  # it was read to its end
 
     def close(self) -> None:
         """Closes it."""
@@ -59,6 +61,7 @@ class Directory:
                 now = time.time_ns()
                 pending.extend(reversed(tree.calls.getdents(fd)))
                 if not pending:
+                    self.ended = True
                     return
             entry = pending[-1]
             inode, cookie, kind, name = entry

@@ -69,6 +69,14 @@ class Tree(Reach):
         """How many nodes are known."""
         return len(self._nodes)
 
+    def nodes(self) -> list[Node]:
+        """The known nodes, in the order in which they were met. May be called from any thread."""
+        return list(self._nodes.values())
+
+    def known(self, number: int) -> Node | None:
+        """The known node with this number, None where there is none."""
+        return self._nodes.get(number)
+
     def node(self, number: int) -> Node:
         """The known node with this number. Raises OSError, ESTALE when there is none."""
         try:
@@ -281,6 +289,11 @@ class Tree(Reach):
         elif node.kind != kind or (node.handle != handle and not self.copied_up(node, handle)):
             if at_name and parent is not None:  # stat and handle were two look-ups of a name that the host may change
                 return self._enter_again(parent, name, at, at_name)
+            self._reuse(node, kind, handle)
+        elif handle is None and self.keeps(node):
+            # A file that lost its last name was not seen by a name: this is another one. On a disk the descriptor by
+            # which the first is kept keeps its inode number from being used again, on 9P it does not.
+            os.close(self.let_go(node))
             self._reuse(node, kind, handle)
         if node.mount is not mount and node is not self.root:
             self.drop(node)

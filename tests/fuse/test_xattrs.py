@@ -164,7 +164,7 @@ def test_where_a_file_is_on_the_host(pair: Pair) -> None:
     (pair.host / "f").write_text("")
     told = {name: os.getxattr(pair.seen / "f", f"user.fusemap.{name}") for name in ("inode", "qid", "device")}
     assert int(told["inode"]) == os.stat(pair.host / "f").st_ino
-    assert int(told["qid"]) == os.stat(pair.seen / "f").st_ino
+    assert int(told["qid"].split(b"/")[2]) == os.stat(pair.seen / "f").st_ino
     assert told["device"]
 
 

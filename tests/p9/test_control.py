@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,16 @@ import pytest
 from fusemap.p9 import messages as m
 from fusemap.p9.records import DMDIR
 from fusemap.p9.wire import Cursor, Dialect, codec
-from fusemap.qid import QID
+from fusemap.qid import QID, Mapper
+from fusemap.tree import survey
+from fusemap.tree.telling import FILES as TOLD
 
-from .inside import DIALECTS, O_RDWR, refused
+from ..support.process import ALICE
+from ..support.stage import Stage
+from .inside import DIALECTS, MODELS, O_RDWR, exported, refused
 from .talk import Talk, talking
 
-FILES = {b"stats.json", b"devices.json", b"null", b"zero"}
+FILES = {b"stats.json", b"devices.json", b"collisions.json", b"table.json", b"null", b"zero"}
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.value.decode())
@@ -202,3 +207,132 @@ def test_null_takes_everything_and_zero_gives_nothing_else(talk: Talk) -> None:
     assert talk.read(zero, 1 << 40, 100) == bytes(100)
     with refused(errno.EPERM):
         talk.ask(m.Twrite(zero, 0, b"x"))
+
+
+# What is told of the tree ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colliding(stage: Stage) -> Path:
+    """Two tmpfs with files of the same inode numbers."""
+    source = stage.directory("src")
+    for name in ("a", "b"):
+        (stage.tmpfs(source / name) / "f").write_text(name)
+        (source / name / "f").chmod(0o444)
+        (source / name).chmod(0o755)
+    return source
+
+
+def told(talk: Talk, uid: int = 0) -> dict[str, Any]:
+    """All files of the control directory, as a user reads them."""
+    fid = talk.new()
+    talk.ask(m.Tattach(fid, m.NOFID, b"", b"ctl", uid))
+    found = {}
+    for name in TOLD:
+        file = talk.walk(name, fid)
+        talk.open_fid(file)
+        data = b""
+        while part := talk.read(file, len(data), 65536):
+            data += part
+        found[name] = json.loads(data)
+        talk.clunk(file)
+    talk.clunk(fid)
+    return found
+
+
+def test_the_same_is_told_as_on_a_mount(colliding: Path) -> None:
+    with talking(colliding) as talk:
+        fids = [talk.walk("a/f"), talk.walk("b/f")]
+        found = told(talk)
+        stats, collisions = found["stats.json"], found["collisions.json"]
+        assert (stats["front"], stats["map"], stats["source"]) == ("9p", "suffix", str(colliding))
+        assert stats["operations"]["Twalk"]["count"] == stats["requests"]["Twalk"]
+        assert 0 < stats["operations"]["Twalk"]["timed"] <= stats["requests"]["Twalk"]
+        assert (stats["collisions_averted"], collisions["averted"]) == (2, {"loop": 1, "error": 0, "mixed": 1})
+        directories, files = collisions["collisions"]
+        assert {file["path"] for file in files["files"]} == {"a/f", "b/f"}
+        assert {file["path"] for file in directories["files"]} == {"a", "b"}, "they are known as the files' places"
+        assert len(found["table.json"]["entries"]) in (0, 3)
+        assert [device["known_inodes"] for device in found["devices.json"]] == [1, 2, 2]
+        for fid in fids:
+            talk.open_fid(fid)
+            assert talk.read(fid, 0, 10) in (b"a", b"b")
+            talk.clunk(fid)
+        assert told(talk)["collisions.json"]["averted_files"] == 0, "nobody knows the files any more"
+        assert told(talk)["stats.json"]["bytes_read"] == 2
+
+
+def test_names_are_for_root_and_the_server_only(colliding: Path) -> None:
+    with talking(colliding) as talk:
+        fids = [talk.walk("a/f"), talk.walk("b/f")]
+        for uid, names in ((0, {"a", "b", "a/f", "b/f"}), (ALICE.uid, {None})):
+            collisions = told(talk, uid)["collisions.json"]
+            assert collisions["averted_files"] == 4
+            assert {file["path"] for row in collisions["collisions"] for file in row["files"]} == names
+        assert attribute(talk, fids[0], "collides") == b"1\nb/f"
+    with talking(colliding, uid=ALICE.uid) as talk:
+        fids = [talk.walk("a/f"), talk.walk("b/f")]
+        assert attribute(talk, fids[0], "collides") == b"1"
+
+
+def attribute(talk: Talk, fid: int, word: str) -> bytes:
+    new = talk.new()
+    size = talk.ask(m.Txattrwalk(fid, new, b"user.fusemap." + word.encode())).size
+    value = talk.read(new, 0, 4096)
+    talk.clunk(new)
+    assert len(value) == size
+    return value
+
+
+@pytest.mark.parametrize("map_", ["suffix", "raw", "qemu"])
+@pytest.mark.parametrize("model", list(MODELS))
+def test_attributes_of_every_kind_of_file(colliding: Path, map_: str, model: str) -> None:
+    os.mkfifo(colliding / "a" / "fifo")
+    os.symlink("f", colliding / "a" / "link")
+    shown = None if map_ == "suffix" else Mapper(map_)
+    with exported(colliding, model=model, shown=shown) as export, Talk(export) as talk:
+        fids = {path: talk.walk(path) for path in ("a", "a/f", "a/fifo", "a/link", "b/f")}
+        for path, fid in fids.items():
+            qid = talk.ask(m.Tgetattr(fid, 0x3FFF)).qid
+            assert attribute(talk, fid, "qid") == b"%d/%d/%d" % qid
+            assert int(attribute(talk, fid, "inode")) == (colliding / path).lstat().st_ino
+            affix = attribute(talk, fid, "affix").decode()
+            assert f"{qid.path:064b}".endswith(affix)
+            assert bool(affix) == (map_ != "raw")
+            new = talk.walk(path)
+            with refused(errno.EPERM):
+                talk.ask(m.Txattrcreate(new, b"user.fusemap.qid", 1, 0))
+                talk.ask(m.Twrite(new, 0, b"x"))
+                talk.clunk(new)
+        listed = talk.new()
+        assert talk.ask(m.Txattrwalk(fids["b/f"], listed, b"")).size == 0
+        expected = b"0" if map_ == "qemu" else b"1\nb/f"
+        assert attribute(talk, fids["a/f"], "collides") == expected
+
+
+def test_a_long_answer_is_made_by_a_thread(colliding: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "SMALL", 0)
+    monkeypatch.setattr(survey, "_REST", 0)
+    monkeypatch.setattr("fusemap.tree.telling._FEW", -1)
+    with talking(colliding) as talk:
+        talk.walk("a/f"), talk.walk("b/f")
+        top = talk.new()
+        talk.ask(m.Tattach(top, m.NOFID, b"", b"ctl", 0))
+        for name in TOLD:
+            fid = talk.walk(name, top)
+            assert talk.ask(m.Tgetattr(fid, 0x3FFF)).size == 0
+            assert talk.tell(m.Tlopen(fid, 0), 77) == []
+            ((tag, reply),) = talk.run()
+            assert (tag, type(reply)) == (77, m.Rlopen)
+            found = json.loads(talk.read(fid, 0, 65536))
+            assert found if name != "collisions.json" else found["averted_files"] == 4
+        fid = talk.walk("stats.json", top)
+        talk.tell(m.Tlopen(fid, 0), 78)
+        talk.clunk(fid)
+        ((tag, _),) = talk.run()
+        assert tag == 78
+        fid = talk.walk("devices.json", top)
+        talk.tell(m.Tlopen(fid, 0), 79)
+        ((tag, reply),) = talk.tell(m.Tflush(79), 80)
+        assert (tag, type(reply)) == (80, m.Rflush)
+        assert talk.run() == []

@@ -205,7 +205,8 @@ def test_one_number_for_every_file_whoever_met_its_device_first(
 def test_a_session_tells_one_number_whatever_the_map(source: Path, map_: str, model: str) -> None:
     with here(source, "--map", map_, "--state", "none") as first:
         export = first.session.export
-        other = Export(export.tree, insides.MODELS[model](export.tree), shown=export._shown)
+        shown = export.numbering and export.numbering.mapper
+        other = Export(export.tree, insides.MODELS[model](export.tree), shown=shown)
         with Here(other) as session:
             numbers = by_server(session, "")  # type: ignore[arg-type]
             assert len(numbers) > 2000

@@ -56,11 +56,13 @@ class Browser:
         self.driver.quit()
         for pid in children() - self._before:
             try:
+                if not Path(f"/proc/{pid}/comm").read_text().startswith("chrom"):
+                    continue  # another's
                 wait_exit(pid)
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
                 wait_exit(pid)
-            except ChildProcessError:
+            except (ChildProcessError, FileNotFoundError):
                 pass
 
     def open(self, address: str | Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fusemap.host.calls import Calls
+from fusemap.host.calls import Calls, Stat
 from fusemap.qid import Mapper
 from fusemap.tree import Tree, attributes, changes
-from fusemap.tree.reach import BURST_DESCRIPTORS
+from fusemap.tree.reach import BURST_DESCRIPTORS, Reach
 
 from ..support import needs
 from ..support.process import ALICE, User, call_as
@@ -212,6 +212,32 @@ def test_a_reused_inode_number_where_there_are_no_handles(overlay: Path, again: 
         new, _ = tree.lookup(tree.root, b"f")
         assert (new.number, new.generation != generation) == (number, True)
         assert tree.reused == 1
+
+
+def test_a_reused_inode_number_of_a_file_that_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux's 9P client shows it: a file has nothing but its inode number, which no descriptor keeps from others."""
+    source = stage.ext4("src")
+    statx, same = Calls.statx, dict[int, int]()
+
+    def as_shown(self: Calls, dirfd: int, name: bytes) -> Stat:
+        st = statx(self, dirfd, name)
+        return st._replace(ino=same.get(st.ino, st.ino))
+
+    monkeypatch.setattr(Calls, "statx", as_shown)
+    monkeypatch.setattr(Reach, "handle_of", lambda *_: None)
+    with opened(source) as tree:
+        fd, old, st = changes.create(tree, tree.root, b"old", os.O_RDWR, 0o644, ME)
+        os.close(fd)
+        changes.unlink(tree, tree.root, b"old")  # and the kernel, which still knows it, forgets it some time later
+        assert tree.keeps(old)
+        number, generation = old.number, old.generation
+        (source / "new").write_text("new")
+        same[(source / "new").stat().st_ino] = st.ino
+        new, _ = tree.lookup(tree.root, b"new")
+        assert (new.number, new.generation != generation) == (number, True)
+        assert not tree.keeps(new)
+        with open(tree.open(new, os.O_RDONLY), "rb") as file:
+            assert file.read() == b"new"
 
 
 @pytest.mark.parametrize("by", ["open", "chmod", "chown", "utimens", "xattr", "link", "rename", "the host"])

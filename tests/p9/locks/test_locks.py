@@ -148,7 +148,7 @@ def test_unknown_types_are_invalid(locks: Locks, path: Path, kind: int) -> None:
 def test_other_nonsense_is_invalid(locks: Locks, path: Path) -> None:
     one = Session(locks, path, "one")
     for nonsense in (
-        lambda: one.test(UNLCK),
+        lambda: one.test(3),
         lambda: one.lock(WRLCK, flags=4),
         lambda: one.ask(WRLCK, client=b"c" * (module.MAX_CLIENT_ID + 1)),
     ):
@@ -166,6 +166,16 @@ def test_the_fid_must_be_open_for_what_is_locked(locks: Locks, path: Path) -> No
         assert caught.value.errno == errno.EBADF
     assert one.ask(RDLCK, readable=True, writable=False) == SUCCESS
     assert one.ask(UNLCK, readable=False, writable=False) == SUCCESS
+
+
+def test_linux_asks_about_any_lock(locks: Locks, path: Path) -> None:
+    """By type UNLCK; and what it hears is what F_GETLK says, which programs like sqlite cannot do without."""
+    one, two = Session(locks, path, "one"), Session(locks, path, "two")
+    assert one.test(UNLCK, 0, 7) == Rgetlock(UNLCK, 0, 7, 1, b"one")
+    for kind in (RDLCK, WRLCK):
+        assert two.lock(kind, 10, 5, process=9) == SUCCESS
+        assert one.test(UNLCK) == Rgetlock(kind, 10, 5, 9, b"two")
+        assert two.test(UNLCK, process=9).type == UNLCK, "nobody is in his own way"
 
 
 def test_reclaiming_is_asking(locks: Locks, path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from fusemap.p9 import connection
+from fusemap.p9 import connection, server
 
 from ..doubles import SENT_AT_ONCE, WORKS, EchoSession, frame
 from .echo import Echo, lines, until
@@ -86,6 +86,16 @@ async def test_half_a_message_is_not_a_version(echo: Echo) -> None:
     client = await echo.connect()
     await client.send(frame(b"v", b"xxx")[:-1])
     assert await client.ended()
+
+
+async def test_root_and_the_servers_user_may_take_their_time(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "FIRST_VERSION_SECONDS", 0.05)
+    await echo.start()
+    own = await echo.connect()
+    assert await own.ask(b"e", b"in") == b"in"
+    monkeypatch.setattr(server, "peer_uid", lambda _: 61001)
+    assert await (await echo.connect()).ended()
+    assert await own.ask(b"e", b"on") == b"on"
 
 
 async def test_who_does_not_read_is_not_heard(echo: Echo, no_errors: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""The tree beneath a Samba share."""
