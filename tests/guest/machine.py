@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,9 @@ from ..support.process import die_with_parent, run
 from ..support.stage import watchdog
 
 HERE: Final = Path(__file__).parent
-MODULES: Final = ("virtio_pci", "virtio_net", "virtio_console", "9pnet_fd", "9pnet_virtio", "9p")
+MODULES: Final = (
+    "virtio_pci", "virtio_net", "virtio_console", "9pnet_fd", "9pnet_virtio", "9p", "vsock_loopback", "fuse",
+)  # fmt: skip
 BUSYBOX: Final = "/bin/busybox"
 HOST: Final = "10.0.2.2"  # the loopback of the host, by QEMU's user networking
 BOOTING: Final = 90.0  # an idle machine takes 4
@@ -91,12 +94,12 @@ class Guest:
     """A running guest: `sh` runs scripts in it, one at a time.
 
     `exports` are directories that QEMU itself serves (its 9pfs, multidevs=remap) under the mount tags "qemu0", "qemu1",
-    and so on. It boots while the test does something else, such as starting another one: `up` waits for it, and leaving
-    the context switches it off. `booted` is then how many seconds it took. The thread that starts a guest must outlive
-    it: the kernel takes the end of that thread for the end of the parent.
+    and so on; `options` are more of QEMU's. It boots while the test does something else, such as starting another one:
+    `up` waits for it, and leaving the context switches it off. `booted` is then how many seconds it took. The thread
+    that starts a guest must outlive it: the kernel takes the end of that thread for the end of the parent.
     """
 
-    def __init__(self, image: Image, scratch: Path, name: str, *exports: Path) -> None:
+    def __init__(self, image: Image, scratch: Path, name: str, *exports: Path, options: Sequence[str] = ()) -> None:
         self.name = name
         self._console = scratch / f"{name}.console"
         self._messages = scratch / f"{name}.qemu"
@@ -113,6 +116,7 @@ class Guest:
         for n, path in enumerate(exports):
             command += ["-fsdev", f"local,id=fs{n},path={path},security_model=passthrough,multidevs=remap"]
             command += ["-device", f"virtio-9p-pci,fsdev=fs{n},mount_tag=qemu{n}"]
+        command += options
         self._killed = False
         self._started = time.monotonic()
         self.booted = 0.0
@@ -123,6 +127,11 @@ class Guest:
             )  # fmt: skip
         watchdog.guard(self._process.pid)
         self._socket = ours
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._process.pid
 
     def up(self) -> Guest:
         """Waits until the guest has booted. Raises AssertionError when it does not."""
@@ -170,13 +179,19 @@ class Guest:
         return [json.loads(line) for line in self.sh(shlex.join(("guest", *words)), timeout).splitlines()]
 
     def mount(self, address: str, at: str = "/mnt", **options: str | int) -> str:
-        """Mounts what serves `address`, "tcp:127.0.0.1:PORT" of the host or the tag of an export; `at`."""
+        """Mounts what serves `address`; `at`.
+
+        That is "tcp:127.0.0.1:PORT" of the host, "unix:PATH" of the guest's own, or the tag of an export. An option
+        that is "" stands without a value.
+        """
         if address.startswith("tcp:"):
             source, chosen = HOST, {"trans": "tcp", "port": address.rpartition(":")[2]}
+        elif address.startswith("unix:"):
+            source, chosen = address.partition(":")[2], {"trans": "unix"}
         else:
             source, chosen = address, {"trans": "virtio"}
         chosen |= {"version": "9p2000.L", "msize": "131072", **{name: str(value) for name, value in options.items()}}
-        words = ",".join(f"{name}={value}" for name, value in chosen.items())
+        words = ",".join(f"{name}={value}" if value else name for name, value in chosen.items())
         self.sh(f"mkdir -p {at} && mount -t 9p -o {words} {source} {at}")
         return at
 

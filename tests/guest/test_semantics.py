@@ -13,9 +13,9 @@ import pytest
 from ..conftest import TEST_SECONDS
 from ..p9.served import Served
 from ..support.stage import Stage, watchdog
-from .machine import BUSYBOX, SECONDS, Guest, Image
+from .machine import BUSYBOX, SECONDS, Guest
 
-LARGE = 5000
+LARGE = 20_000
 LINUX, UNIX = "9p2000.L", "9p2000.u"
 WAYS = {
     "L-none-client-8K": {"version": LINUX, "cache": "none", "access": "client", "msize": "8192"},
@@ -24,14 +24,20 @@ WAYS = {
     "L-loose-client-8K": {"version": LINUX, "cache": "loose", "access": "client", "msize": "8192"},
     "u-none-user-8K": {"version": UNIX, "cache": "none", "access": "user", "msize": "8192"},
     "u-loose-user-1M": {"version": UNIX, "cache": "loose", "access": "user", "msize": "1048576"},
+    "L-loose-acl-64K": {"version": LINUX, "cache": "loose", "access": "client", "posixacl": "", "msize": "65536"},
+    "L-mmap-acl-1M": {"version": LINUX, "cache": "mmap", "access": "client", "posixacl": "", "msize": "1048576"},
+    "L-none-user-1M": {"version": LINUX, "cache": "none", "access": "user", "msize": "1048576"},
+    "L-fscache-user-16K": {"version": LINUX, "cache": "fscache", "access": "user", "msize": "16384"},
+    "u-mmap-client-128K": {"version": UNIX, "cache": "mmap", "access": "client", "msize": "131072"},
 }
+SLOW = {"L-mmap-acl-1M", "L-none-user-1M", "L-fscache-user-16K", "u-mmap-client-128K"}
 _places = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def tree(place: Stage) -> Path:
     """An ext4 with a large directory, and some files to be read."""
-    top = place.ext4("export")
+    top = place.ext4("export", 64, "-N", "30000")
     (top / "large").mkdir()
     for n in range(LARGE):
         (top / "large" / f"entry-{n}").touch()
@@ -56,16 +62,7 @@ def server(place: Stage, tree: Path) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture(scope="module")
-def guests(image: Image, place: Stage) -> Iterator[tuple[Guest, Guest]]:
-    """Two guests, booted at the same time."""
-    with Guest(image, place.path, "first") as one, Guest(image, place.path, "second") as two:
-        with watchdog.limit(TEST_SECONDS):
-            both = one.up(), two.up()
-        yield both
-
-
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=[pytest.param(way, marks=[pytest.mark.thorough] * (way in SLOW)) for way in WAYS])
 def way(request: pytest.FixtureRequest) -> dict[str, str]:
     """The options of a mount."""
     return WAYS[request.param]

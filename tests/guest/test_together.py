@@ -15,20 +15,11 @@ import pytest
 from ..conftest import TEST_SECONDS
 from ..p9.client import Client
 from ..p9.served import Process, Served
-from ..support.stage import Stage, watchdog
-from .machine import Guest, Image
+from ..support.stage import Stage
+from .machine import Guest
 
 RECORD, WHOLE = "fcntl", "flock"
 LINES = 50
-
-
-@pytest.fixture(scope="module")
-def guests(image: Image, place: Stage) -> Iterator[tuple[Guest, Guest]]:
-    """Two guests, booted at the same time."""
-    with Guest(image, place.path, "first") as one, Guest(image, place.path, "second") as two:
-        with watchdog.limit(TEST_SECONDS):
-            both = one.up(), two.up()
-        yield both
 
 
 @pytest.fixture
@@ -79,7 +70,9 @@ def test_locks_between_guest_and_host(mounted: tuple[Guest, Guest], tree: Path) 
     with open(tree / "f", "r+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert not locked(one, RECORD, "try")["got"]
+        assert not locked(one, RECORD, "ask")["got"]
         fcntl.lockf(file, fcntl.LOCK_UN)
+        assert locked(one, RECORD, "ask")["got"]
         holder = locked(one, RECORD, "hold")
         assert holder["got"]
         with pytest.raises(BlockingIOError):
@@ -88,18 +81,21 @@ def test_locks_between_guest_and_host(mounted: tuple[Guest, Guest], tree: Path) 
         fcntl.lockf(file, fcntl.LOCK_EX)
 
 
-def test_a_killed_guest_holds_nothing(image: Image, tree: Path, stage: Stage) -> None:
-    with (
-        Served(tree, stage.path) as server,
-        Guest(image, stage.path, "victim") as guest,
-        open(tree / "f", "r+") as file,
-    ):
-        guest.up().mount(server.address)
-        assert locked(guest, RECORD, "hold")["got"]
+@pytest.mark.parametrize("how", ["fcntl", "flock"])
+def test_a_guest_that_locks_whole_files(mounted: tuple[Guest, Guest], tree: Path, how: str) -> None:
+    """What flock(2) of a guest is to its host: a record lock of the whole file, which no flock(2) of the host meets."""
+    one, two = mounted
+    holder = locked(one, how, "hold")
+    for kind in (RECORD, WHOLE):
+        assert not locked(two, kind, "try")["got"]
+    with open(tree / "f", "r+") as file:
         with pytest.raises(BlockingIOError):
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        guest.kill()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        one.sh(f"kill {holder['pid']}")
         fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+        assert locked(one, how, "try")["got"]
 
 
 def test_appending_from_two_guests(mounted: tuple[Guest, Guest], tree: Path) -> None:

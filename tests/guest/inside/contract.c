@@ -46,7 +46,8 @@ static const char *get(const char *name)
     static char text[200];
     int fd = open(name, O_RDONLY);
     ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     text[size < 0 ? 0 : size] = 0;
     return size < 0 ? "(cannot be read)" : text;
 }
@@ -100,7 +101,7 @@ static void contents(void)
             DIE("large");
     }
     IS(!close(one));
-    one = open("large", O_RDONLY);
+    IS((one = open("large", O_RDONLY)) >= 0);
     size_t read_back = 0;
     for (ssize_t done; (done = read(one, back + read_back, size - read_back)) > 0; read_back += done)
         ;
@@ -282,6 +283,8 @@ static void ranges(void)
     struct flock part = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 10};
     put("a", "a");
     int fd = open("a", O_RDWR);
+    IS(!fcntl(fd, F_GETLK, &part) && part.l_type == F_UNLCK);
+    part.l_type = F_WRLCK;
     IS(!fcntl(fd, F_SETLK, &part));
     fflush(stdout);
     pid_t child = fork();

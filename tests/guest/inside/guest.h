@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 int agent(int count, char **words);
+int attach(int count, char **words);
 int contract(int count, char **words);
 int list(int count, char **words);
 int lock(int count, char **words);

@@ -1,5 +1,6 @@
 /* Locks of whole files: lock flock|fcntl FILE try|wait|hold
  *
+ *   ask    whether fcntl(F_GETLK) says that it can be had
  *   try    whether it can be had now; it is given back
  *   wait   waits until it is had; it is given back
  *   hold   as try, and a process in the background keeps it until it is killed; its number is told */
@@ -10,11 +11,18 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static int take(const char *kind, int fd, int wait)
+static int take(const char *kind, int fd, const char *how)
 {
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int wait = !strcmp(how, "wait");
+    if (!strcmp(how, "ask")) {
+        if (fcntl(fd, F_GETLK, &all))
+            return -1;
+        errno = EAGAIN;
+        return all.l_type == F_UNLCK ? 0 : -1;
+    }
     if (!strcmp(kind, "flock"))
         return flock(fd, LOCK_EX | (wait ? 0 : LOCK_NB));
-    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     return fcntl(fd, wait ? F_SETLKW : F_SETLK, &all);
 }
 
@@ -29,7 +37,7 @@ int lock(int count, char **words)
     pid_t child = fork(); /* record locks are a process's own: who holds one must take it himself */
     if (!child) {
         int fd = open(words[2], O_RDWR);
-        int error = fd < 0 || take(words[1], fd, !strcmp(how, "wait")) ? errno : 0;
+        int error = fd < 0 || take(words[1], fd, how) ? errno : 0;
         if (write(told[1], &error, sizeof error) < 0)
             _exit(2);
         close(told[1]);

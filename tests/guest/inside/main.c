@@ -3,7 +3,7 @@
 #include <string.h>
 
 static const struct { const char *name; int (*run)(int, char **); } programs[] = {
-    {"agent", agent}, {"contract", contract}, {"list", list}, {"lock", lock}, {"scan", scan},
+    {"agent", agent}, {"attach", attach}, {"contract", contract}, {"list", list}, {"lock", lock}, {"scan", scan},
 };
 
 int main(int count, char **words)
