@@ -27,6 +27,9 @@ ELSEWHERE = {
     "python -m tests.benchmarks": "tests/benchmarks has a test of its own",
     "python -m tests.benchmarks.p9": "likewise",
     "python -m tests.benchmarks.startup": "likewise",
+    "python -m tests.benchmarks.scan --pairs 10000000": "likewise",
+    "python -m tests.benchmarks.samba": "likewise",
+    "python -m tests.samba.torture": "tests/samba/test_smbtorture.py",
 }
 PREPARE = """
 set -eu

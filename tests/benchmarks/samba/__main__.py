@@ -1,0 +1,140 @@
+"""A share on a fusemap mount beside a plain one, in one command: `python -m tests.benchmarks.samba` (as root; --help).
+
+A time proves nothing by itself on a machine that others use as well, so the exit status is 0 whatever is found; it is 1
+when a client was refused or got wrong data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tests.benchmarks import sandbox
+from tests.benchmarks.report import Verdict, verdicts_table
+from tests.benchmarks.rounds import Medians
+from tests.benchmarks.samba import rounds
+from tests.benchmarks.samba.works import WORKS, Shape
+
+RATIO: Final = 2.0
+_TITLES: Final = {work.key: work.title for work in WORKS}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.samba",
+        description="Measures a plain Samba share and one on a fusemap mount side by side.",
+    )
+    shape = Shape()
+    for name, default, meaning in (
+        ("files", shape.files, "files in the directory that is listed"),
+        ("small", shape.small, "small files to copy"),
+        ("mib", shape.mib, "MiB of the large file"),
+        ("rounds", 5, "repetitions, of which the median is taken"),
+    ):
+        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+    only = f"measure only these: {', '.join(_TITLES)}"
+    top.add_argument("--only", nargs="+", action="extend", choices=list(_TITLES), metavar="NAME", help=only)
+    setting = "a setting of both shares, as smb.conf(5) has it, may be repeated: --set 'store dos attributes=no'"
+    top.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=setting)
+    top.add_argument("--json", metavar="FILE", help="also write everything to FILE as JSON")
+    return top
+
+
+def main() -> int:
+    """Runs what the command line asks for; the exit status is 2 where it cannot run."""
+    options = parser().parse_args()
+    try:
+        sandbox.need("smbd", "smbclient", "smbpasswd", "mkfs.ext4")
+        return sandbox.run(lambda directory: _measure(options, directory))
+    except sandbox.Missing as lack:
+        print(f"tests.benchmarks.samba: {lack}", file=sys.stderr)
+        return 2
+
+
+def _measure(options: argparse.Namespace, directory: Path) -> int:
+    tempfile.tempdir = str(directory)
+    directory.chmod(0o755)
+    shape = Shape(options.files, options.small, options.mib)
+    tell = _progress()
+    chosen = [work for work in WORKS if work.key in (options.only or _TITLES)]
+    try:
+        seconds = rounds.measure(directory, shape, chosen, options.rounds, dict(options.set), tell)
+    except (AssertionError, OSError, ValueError) as error:
+        print(f"tests.benchmarks.samba: {error}", file=sys.stderr)
+        return 1
+    tell("")
+    found = rounds.medians(seconds)
+    verdicts = judge(found)
+    print(*times_table(found), "", *verdicts_table(verdicts), sep="\n")
+    if options.json:
+        result: dict[str, Any] = {"machine": _machine(), "shape": shape.as_dict(), "rounds": options.rounds}
+        result |= {"settings": dict(options.set)}
+        result |= {"seconds": seconds, "medians": found, "targets": [verdict.as_dict() for verdict in verdicts]}
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def judge(found: Medians) -> list[Verdict]:
+    """fusemap's time over the plain share's, of every work and phase."""
+    verdicts = []
+    for work, by_phase in found.items():
+        for phase, times in by_phase.items():
+            ratio = times["fusemap"] / times["plain"]
+            what = f"{_TITLES[work]}, {phase}, against a plain share"
+            verdicts.append(Verdict(what, f"{ratio:.2f} times its time", f"{RATIO:.2f} times its time", ratio <= RATIO))
+    return verdicts
+
+
+def times_table(found: Medians) -> Iterator[str]:
+    """The medians in seconds, a line for each work."""
+    yield f"{'seconds (medians)':40}{'plain':>10}{'fusemap':>20}{'fusemap':>20}"
+    yield f"{'':40}{'':>10}{'newly mounted':>20}{'again':>20}"
+    for work, by_phase in found.items():
+        cold, warm = by_phase["cold"], by_phase["warm"]
+        yield f"{_TITLES[work]:40}{cold['plain']:10.3f}{cold['fusemap']:20.3f}{warm['fusemap']:20.3f}"
+
+
+def _progress() -> Callable[[str], None]:
+    """Shows what is being done, on a terminal only."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+
+    def show(text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "kernel": platform.release(),
+        "processors": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+    }
+
+
+def _setting(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("must have the form NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def _count(word: str) -> int:
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
