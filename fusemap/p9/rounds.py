@@ -3,8 +3,8 @@
 With a task that waits for each connection's socket, a small request costs more in the scheduler and in being woken than
 in being answered: arming epoll, a pass or two of trio's loop, and a sleep from which the kernel takes tens of
 microseconds to wake us. So one task watches them all by one epoll and calls each connection's turn, a plain function.
-When nobody has said anything it looks again for a short while before it sleeps, if the next request has come that soon
-several times in a row; otherwise it would only take the processor that the client needs, such as a virtual machine and
+When nobody has said anything it looks again for a short while before it sleeps, if requests have mostly come
+that soon of late; otherwise it would only take the processor that the client needs, such as a virtual machine and
 what carries its bytes. Nor does it while calls are under way in threads, whose results must not wait, nor with one
 processor. Everything else (who does not read his replies, who must wait for a disk) is the connections' own tasks', and
 passes of the loop are made often enough for those, for signals and for new connections.
@@ -30,7 +30,10 @@ from typing import Final
 import trio
 
 SPIN_SECONDS: Final = 250e-6
-SPIN_AFTER: Final = 8
+# Requests that came within SPIN_SECONDS count for looking again, each one that did not LATE times against it.
+SPIN_AFTER: Final = 2
+SOON_AT_MOST: Final = 12
+LATE: Final = 2
 ROUNDS_A_PASS: Final = 64
 SECONDS_A_PASS: Final = 0.005
 SECONDS_A_PASS_WITH_WORK: Final = 0.0003  # a finished call waits no longer than this for its reply to be sent
@@ -52,7 +55,7 @@ class Rounds:
         self._epoll = select.epoll()
         self._turns: dict[int, Callable[[], None]] = {}
         self._spins = len(os.sched_getaffinity(0)) > 1
-        self._soon = 0  # how many requests in a row have come within SPIN_SECONDS
+        self._soon = 0
 
     def watch(self, fd: int, turn: Callable[[], None]) -> None:
         """Calls `turn`, which raises nothing, whenever `fd` can be read or has ended. Raises OSError."""
@@ -97,7 +100,10 @@ class Rounds:
                     if not ready:
                         await self._sleep()
                         rounds, passed = 0, clock()
-                self._soon = self._soon + 1 if clock() - start < SPIN_SECONDS else 0
+                if clock() - start < SPIN_SECONDS:
+                    self._soon = min(self._soon + 1, SOON_AT_MOST)
+                else:
+                    self._soon = max(self._soon - LATE, 0)
             for fd, _ in ready:
                 turn = turns.get(fd)  # whoever had his turn before may have ended another
                 if turn is not None:
