@@ -36,7 +36,7 @@ from fusemap.fuse.attributes import NameOnly
 from fusemap.fuse.loop import Gate
 from fusemap.tree import Tree
 from fusemap.tree.shown import Shown
-from fusemap.tree.telling import FILES, Telling
+from fusemap.tree.telling import FILES, SHORT, Telling
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,9 @@ class Hidden:
         if name == b".":  # asked by number, for a file handle of the mount; perhaps of a file
             return self._attributes(parent_inode)
         self._directory(parent_inode)
+        word = os.fsdecode(name)
         try:
-            index = FILES.index(os.fsdecode(name))
+            index = FILES.index(SHORT.get(word, word))
         except ValueError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
         return self._attributes(NUMBERS[1 + index])

@@ -26,7 +26,7 @@ from fusemap.p9.later import Later
 from fusemap.p9.records import record
 from fusemap.p9.wire import Dialect, Message, encode_record
 from fusemap.qid import QID, QTDIR, QTFILE
-from fusemap.tree.telling import FILES
+from fusemap.tree.telling import FILES, SHORT
 
 if TYPE_CHECKING:
     from fusemap.p9.model import User
@@ -61,6 +61,7 @@ class ControlFid:
 
 
 _TOLD: Final = {name.encode(): name for name in FILES}
+_SHORT: Final = {short.encode(): name.encode() for short, name in SHORT.items()}
 _FILES: Final = (*_TOLD, _NULL, _ZERO)
 _QIDS: Final = {name: QID(QTFILE, 0, 3 + index) for index, name in enumerate(_FILES)}
 
@@ -99,7 +100,8 @@ def _text(session: Session, fid: ControlFid, gathered: Any) -> bytes:
 
 def _walk(session: Session, fid: ControlFid, message: m.Twalk) -> Message:
     at, qids = fid.name, []
-    for name in message.wname:
+    for given in message.wname:
+        name = _SHORT.get(given, given)
         if name in (b".", b"..") or (not at and name in _FILES):
             at = b"" if name == b".." else at if name == b"." else name
             qids.append(_qid_of(at))

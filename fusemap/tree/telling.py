@@ -1,9 +1,9 @@
 """What a live tree tells of itself: the content of the files that both front ends show.
 
-A mount has them in the hidden directory `.fusemap` of its root, a 9P server under the attach name "ctl". Each is made
-when it is opened and stays as it was for as long as it is open. They are JSON: one value, ASCII, a newline at the end.
-Names that are not UTF-8 come as Python's surrogate escapes (byte ff is "\\udcff"), as from `fusemap scan --json`. Keys
-may be added, and none is taken away or changes its meaning.
+A mount has them in the hidden directory `.fusemap` of its root, a 9P server under the attach name "ctl"; they are found
+without ".json" too. Each is made when it is opened and stays as it was for as long as it is open. They are JSON: one
+value, ASCII, a newline at the end. Names that are not UTF-8 come as Python's surrogate escapes (byte ff is "\\udcff"),
+as from `fusemap scan --json`. Keys may be added, and none is taken away or changes its meaning.
 
 `stats.json`: what was asked and how long it took. Everything is since the start, so a rate is the difference of two
 readings.
@@ -96,6 +96,8 @@ from fusemap.tree.statistics import Statistics
 from fusemap.tree.survey import HARMS, LISTED, Found, Group, Member, Survey, per_device
 
 FILES: Final = ("stats.json", "devices.json", "collisions.json", "table.json")
+SHORT: Final = {name.removesuffix(".json"): name for name in FILES}
+"""By what else they are found: by a person who types."""
 
 _MEMBERS: Final = 8
 _FEW: Final = 500  # devices, or records of a table, that are written out in no time

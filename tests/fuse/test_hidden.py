@@ -67,6 +67,8 @@ def live(mounted: Mounted) -> Iterator[Path]:
 def test_every_file_is_json(live: Path, mounted: Mounted) -> None:
     run("ls", "-lR", mounted.path)
     assert sorted(os.listdir(live)) == sorted(FILES)
+    for name in FILES:
+        assert os.path.samefile(live / name, live / name.removesuffix(".json"))
     told = {name: json.loads((live / name).read_bytes()) for name in FILES}
     stats, collisions = told["stats.json"], told["collisions.json"]
     assert (stats["format"], stats["front"], stats["pid"]) == ("fusemap-stats", "fuse", mounted.pid)

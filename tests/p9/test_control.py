@@ -87,6 +87,8 @@ def test_walking(talk: Talk) -> None:
             talk.ask(m.Twalk(CTL, new, ()))
         with refused(errno.EINVAL):
             talk.ask(m.Twalk(talk.root, CTL, ()))
+    long, short = (talk.ask(m.Twalk(CTL, new, (name,))).wqid for new, name in ((60, b"table.json"), (61, b"table")))
+    assert long == short
     assert talk.ask(m.Twalk(50, 50, (b"devices.json",))).wqid[0].type == 0
     talk.open_fid(50)
     assert json.loads(talk.read(50, 0, 65536))
