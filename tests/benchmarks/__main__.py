@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import contenders, known, mapping, report, rounds, sandbox, startup
+from tests.benchmarks.command import count, machine, progress
 from tests.benchmarks.jobs import JOBS
 from tests.benchmarks.trees import Shape, build
 
@@ -38,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         ("known", known.COUNT, "inodes to be known"),
         ("rounds", 5, "repetitions, of which the median is taken"),
     ):
-        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+        top.add_argument(f"--{name}", type=count, default=default, help=f"{meaning} (default {default})")
     only = f"measure only this, may be repeated: {', '.join(_KEYS)}"
     top.add_argument("--only", action="append", choices=_KEYS, metavar="JOB", help=only)
     top.add_argument("--json", metavar="FILE", help="also write everything to FILE as JSON")
@@ -60,8 +58,8 @@ def main() -> int:
 
 
 def _measure(options: argparse.Namespace, keys: list[str], directory: Path) -> int:
-    tell = _progress()
-    result: dict[str, Any] = {"machine": _machine()}
+    tell = progress()
+    result: dict[str, Any] = {"machine": machine()}
     verdicts: list[report.Verdict] = []
     jobs = [job for job in JOBS if job.key in keys]
     names = [contender.name for contender in contenders.ALL]
@@ -93,33 +91,6 @@ def _measure(options: argparse.Namespace, keys: list[str], directory: Path) -> i
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     return 0
-
-
-def _progress() -> Callable[[str], None]:
-    """Shows what is being done, on a terminal only."""
-    if not sys.stderr.isatty():
-        return lambda _: None
-
-    def show(text: str) -> None:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "kernel": platform.release(),
-        "processors": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
-
-
-def _count(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

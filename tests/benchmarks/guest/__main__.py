@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import sandbox
+from tests.benchmarks.command import count, machine, progress
 from tests.benchmarks.guest import ways
 from tests.benchmarks.guest.works import WORKS, Shape, build
 
@@ -38,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         ("mib", shape.mib, "MiB of sequential reading and writing"),
         ("rounds", 5, "repetitions, of which the median is taken"),
     ):
-        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+        top.add_argument(f"--{name}", type=count, default=default, help=f"{meaning} (default {default})")
     keys = [work.key for work in WORKS]
     only = f"measure only these: {', '.join(keys)}"
     top.add_argument("--only", nargs="+", action="extend", choices=keys, metavar="WORK", help=only)
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--cache", nargs="+", choices=_CACHES, default=["none", "loose"], help="the client's caches (none and loose)"
     )
     sizes = "sizes of messages in bytes (131072, the kernel's default, and 524288); all but data takes the first"
-    top.add_argument("--msize", nargs="+", type=_count, default=_SIZES, metavar="N", help=sizes)
+    top.add_argument("--msize", nargs="+", type=count, default=_SIZES, metavar="N", help=sizes)
     top.add_argument("--json", metavar="FILE", help="also write everything to FILE as JSON")
     return top
 
@@ -72,7 +71,7 @@ def _measure(options: argparse.Namespace, directory: Path) -> int:
 
     from tests.benchmarks.guest import rounds
 
-    tell = _progress()
+    tell = progress()
     chosen = [way for way in ways.ALL if options.way is None or way.name in options.way]
     cases = rounds.cases([w for w in WORKS if w.key in (options.only or w.key)], options.cache, options.msize)
     try:
@@ -117,7 +116,7 @@ def _tell_found(options: argparse.Namespace, chosen: Any, requests: Any, values:
     if verdicts:
         print("", *verdicts_table(verdicts), sep="\n")
     if options.json:
-        result: dict[str, Any] = {"machine": _machine(), "rounds": options.rounds, "fields": rounds.Value._fields}
+        result: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "fields": rounds.Value._fields}
         result |= {"shape": Shape(options.files, options.small, options.mib).as_dict()}
         result |= {"values": _named(values), "medians": _named(rounds.medians(values)), "requests": _named(requests)}
         result |= {"targets": [verdict.as_dict() for verdict in verdicts]}
@@ -127,33 +126,6 @@ def _tell_found(options: argparse.Namespace, chosen: Any, requests: Any, values:
 def _named(by_case: dict[tuple[str, str], Any]) -> dict[str, Any]:
     """For JSON, whose keys are strings."""
     return {", ".join(case): value for case, value in by_case.items()}
-
-
-def _progress() -> Callable[[str], None]:
-    """Shows what is being done, on a terminal only."""
-    if not sys.stderr.isatty():
-        return lambda _: None
-
-    def show(text: str) -> None:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "kernel": platform.release(),
-        "processors": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
-
-
-def _count(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import sandbox
+from tests.benchmarks.command import count, machine, progress
 from tests.benchmarks.p9 import report, rounds, servers
 from tests.benchmarks.p9.works import WORKS, Shape
 from tests.benchmarks.report import verdicts_table
@@ -38,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         ("fids", shape.fids, "fids to hold"),
         ("rounds", 5, "repetitions, of which the median is taken"),
     ):
-        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+        top.add_argument(f"--{name}", type=count, default=default, help=f"{meaning} (default {default})")
     only = f"measure only these: {', '.join(_KEYS)}"
     top.add_argument("--only", nargs="+", action="extend", choices=_KEYS, metavar="NAME", help=only)
     names = [server.name for server in servers.ALL]
@@ -64,7 +62,7 @@ def main() -> int:
 def _measure(options: argparse.Namespace, chosen: list[servers.Server], directory: Path) -> int:
     keys = options.only or _KEYS
     shape = Shape(options.files, options.requests, options.mib, options.fids)
-    tell = _progress()
+    tell = progress()
     try:
         bench = rounds.Bench(directory, shape, chosen, options.place, tell)
         values = bench.measure([work for work in WORKS if work.key in keys], options.rounds)
@@ -81,39 +79,12 @@ def _measure(options: argparse.Namespace, chosen: list[servers.Server], director
     if verdicts:
         print("", *verdicts_table(verdicts), sep="\n")
     if options.json:
-        result: dict[str, Any] = {"machine": _machine(), "versions": servers.versions()}
+        result: dict[str, Any] = {"machine": machine(), "versions": servers.versions()}
         result |= {"shape": shape.as_dict(), "rounds": options.rounds, "place": options.place}
         result |= {"fields": rounds.Value._fields, "values": values, "medians": found, "fids": fids}
         result |= {"targets": [verdict.as_dict() for verdict in verdicts]}
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     return 0
-
-
-def _progress() -> Callable[[str], None]:
-    """Shows what is being done, on a terminal only."""
-    if not sys.stderr.isatty():
-        return lambda _: None
-
-    def show(text: str) -> None:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "kernel": platform.release(),
-        "processors": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
-
-
-def _count(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import sandbox
+from tests.benchmarks.command import count, machine, progress
 from tests.benchmarks.report import Verdict, verdicts_table
 from tests.benchmarks.rounds import Medians
 from tests.benchmarks.samba import rounds
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         ("mib", shape.mib, "MiB of the large file"),
         ("rounds", 5, "repetitions, of which the median is taken"),
     ):
-        top.add_argument(f"--{name}", type=_count, default=default, help=f"{meaning} (default {default})")
+        top.add_argument(f"--{name}", type=count, default=default, help=f"{meaning} (default {default})")
     only = f"measure only these: {', '.join(_TITLES)}"
     top.add_argument("--only", nargs="+", action="extend", choices=list(_TITLES), metavar="NAME", help=only)
     setting = "a setting of both shares, as smb.conf(5) has it, may be repeated: --set 'store dos attributes=no'"
@@ -63,7 +62,7 @@ def _measure(options: argparse.Namespace, directory: Path) -> int:
     tempfile.tempdir = str(directory)
     directory.chmod(0o755)
     shape = Shape(options.files, options.small, options.mib)
-    tell = _progress()
+    tell = progress()
     chosen = [work for work in WORKS if work.key in (options.only or _TITLES)]
     try:
         seconds = rounds.measure(directory, shape, chosen, options.rounds, dict(options.set), tell)
@@ -75,7 +74,7 @@ def _measure(options: argparse.Namespace, directory: Path) -> int:
     verdicts = judge(found)
     print(*times_table(found), "", *verdicts_table(verdicts), sep="\n")
     if options.json:
-        result: dict[str, Any] = {"machine": _machine(), "shape": shape.as_dict(), "rounds": options.rounds}
+        result: dict[str, Any] = {"machine": machine(), "shape": shape.as_dict(), "rounds": options.rounds}
         result |= {"settings": dict(options.set)}
         result |= {"seconds": seconds, "medians": found, "targets": [verdict.as_dict() for verdict in verdicts]}
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
@@ -102,38 +101,11 @@ def times_table(found: Medians) -> Iterator[str]:
         yield f"{_TITLES[work]:40}{cold['plain']:10.3f}{cold['fusemap']:20.3f}{warm['fusemap']:20.3f}"
 
 
-def _progress() -> Callable[[str], None]:
-    """Shows what is being done, on a terminal only."""
-    if not sys.stderr.isatty():
-        return lambda _: None
-
-    def show(text: str) -> None:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "kernel": platform.release(),
-        "processors": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
-
-
 def _setting(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError("must have the form NAME=VALUE")
     return name.strip(), value.strip()
-
-
-def _count(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 if __name__ == "__main__":
