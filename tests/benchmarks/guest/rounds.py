@@ -1,7 +1,7 @@
 """Measuring side by side in one boot, as tests.benchmarks.rounds does: the ways take turns within seconds.
 
-Each run is of a new mount, so that the guest knows nothing of the tree; the servers and the host's caches are warm. It
-ends when the tree is unmounted, since a client that caches has written everything only then.
+Each slice of a work is done in a new mount, so that the guest knows nothing of the tree; the servers and the host's
+caches are warm. It ends when the tree is unmounted, since a client that caches has written everything only then.
 
 Where the time goes is told by clocks of the kernel: the processor time of the guest (QEMU's thread of its processor),
 of the rest of QEMU (which carries the bytes, and is the server itself in its own 9pfs), and of the server. What is left
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from fusemap.p9.messages import NUMBERS
 from tests.benchmarks.guest import works
 from tests.benchmarks.guest.ways import MOUNTED, Servers, Way
-from tests.benchmarks.guest.works import Shape, Work
+from tests.benchmarks.guest.works import Shape, Slice, Work
 from tests.benchmarks.known import processor_seconds
 from tests.guest.machine import Guest
 
@@ -89,7 +89,8 @@ class Bench:
             for way in self._ways:
                 self._tell(f"counting requests: {work.title}, {mode}, {way.title}")
                 self._guest.sh(f"echo hist:keys=type > {_TRIGGER}")
-                self._run(work, mode, way)
+                for some in work.slices(self._shape):
+                    self._run(work, some, mode, way)
                 said = self._guest.sh(f"cat {_HISTOGRAM}; echo '!hist:keys=type' > {_TRIGGER}")
                 found = {_NAMES.get(int(kind), kind): int(count) for kind, count in _COUNTED.findall(said)}
                 requests.setdefault((work.key, str(mode)), {})[way.name] = dict(sorted(found.items()))
@@ -99,23 +100,27 @@ class Bench:
         """Times the cases in `rounds` rounds. Raises OSError on a wrong result."""
         values: Values = {(work.key, str(mode)): {way.name: [] for way in self._ways} for work, mode in chosen}
         for turn in range(rounds):
-            for step, (work, mode) in enumerate(chosen):
-                first = (turn + step) % len(self._ways)
-                for way in (*self._ways[first:], *self._ways[:first]):
-                    self._tell(f"round {turn + 1} of {rounds}: {work.title}, {mode}, {way.title}")
-                    values[work.key, str(mode)][way.name].append(self._run(work, mode, way))
+            for work, mode in chosen:
+                slices = work.slices(self._shape)
+                parts: dict[str, list[Value]] = {way.name: [] for way in self._ways}
+                for step, some in enumerate(slices):
+                    self._tell(f"round {turn + 1} of {rounds}: {work.title}, {mode}, {step + 1} of {len(slices)}")
+                    first = (turn + step) % len(self._ways)
+                    for way in (*self._ways[first:], *self._ways[:first]):
+                        parts[way.name].append(self._run(work, some, mode, way))
+                for name, all_ in parts.items():
+                    values[work.key, str(mode)][name].append(Value(*map(sum, zip(*all_, strict=True))))
         return values
 
-    def _run(self, work: Work, mode: Mode, way: Way) -> Value:
+    def _run(self, work: Work, some: Slice, mode: Mode, way: Way) -> Value:
         works.before(work, self._tree)
-        script, answer = work.script(self._shape), work.answer(self._shape)
         self._servers.mount(self._guest, way, cache=mode.cache, msize=mode.msize)
         spent, begun = self._spent(way), time.monotonic()
-        said = self._guest.sh(f"cd {MOUNTED} && {script} && cd / && umount {MOUNTED}", RUN_SECONDS)
+        said = self._guest.sh(f"cd {MOUNTED} && {some.script} && cd / && umount {MOUNTED}", RUN_SECONDS)
         elapsed = time.monotonic() - begun
         guest, qemu, server = (now - then for now, then in zip(self._spent(way), spent, strict=True))
-        if said.strip() != answer:
-            raise OSError(f"{way.title}, {work.title}: the guest says {said.strip()}, not {answer}")
+        if said.strip() != some.answer:
+            raise OSError(f"{way.title}, {work.title}: the guest says {said.strip()}, not {some.answer}")
         works.after(work, self._tree, self._shape)
         return Value(elapsed, guest, qemu - guest, server)
 
