@@ -30,6 +30,8 @@ class Buffers:
 
     def space(self) -> memoryview:
         """Where the next received bytes go; never empty."""
+        if not self._end:
+            return self._view
         if self._start:
             rest = self._end - self._start
             if self._start == self._end or self._end == len(self._buffer) or self._needed() > len(self._buffer):

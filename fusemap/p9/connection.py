@@ -117,6 +117,7 @@ class Connection:
         self._stirred = trio.Event()
         self._failed: Exception | None = None
         self._at_end = False
+        self._partial = False  # whether some of a message is still to come
         shared.connections.add(self)
 
     async def run(self, patience: float = FIRST_VERSION_SECONDS) -> None:
@@ -181,10 +182,20 @@ class Connection:
                 self._stir()
                 return
             self._shared.asked()
-            session.received(count)
+            if not (self._unsent or self._partial):
+                frame = session.answer_alone(count)
+                if frame is not None:
+                    if not self._send((frame,)):
+                        self._stir()
+                    return
+            else:
+                session.received(count)
             if not self._advance() or self._progress is not Progress.HUNGRY:
                 self._stir()
-            self._channel.expect(session.missing())
+            missing = session.missing()
+            if missing or self._partial:
+                self._partial = bool(missing)
+                self._channel.expect(missing)
         except Exception as error:
             self._failed = error
             self._stir()

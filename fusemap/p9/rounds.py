@@ -87,19 +87,20 @@ class Rounds:
         poll, turns, clock = self._epoll.poll, self._turns, time.perf_counter
         rounds, passed = 0, clock()
         while True:
-            ready = poll(0)
+            start = now = clock()
+            if self._spins and self._soon >= SPIN_AFTER and not self._under_way():
+                end = start + SPIN_SECONDS
+                ready = poll(0)
+                while not ready and now < end:
+                    ready = poll(0)
+                    now = clock()
+            else:
+                ready = []
             if not ready:
-                start = now = clock()
-                if self._spins and self._soon >= SPIN_AFTER and not self._under_way():
-                    end = start + SPIN_SECONDS
-                    while not ready and now < end:
-                        ready = poll(0)
-                        now = clock()
+                ready = self._doze()
                 if not ready:
-                    ready = self._doze()
-                    if not ready:
-                        await self._sleep()
-                        rounds, passed = 0, clock()
+                    await self._sleep()
+                    rounds, passed = 0, clock()
                 if clock() - start < SPIN_SECONDS:
                     self._soon = min(self._soon + 1, SOON_AT_MOST)
                 else:
@@ -117,7 +118,7 @@ class Rounds:
     def _doze(self) -> list[tuple[int, int]]:
         """Waits for a moment, where nobody else has to; who has something to say."""
         if not self._calm():
-            return []
+            return self._epoll.poll(0)
         ready = self._epoll.poll(QUIET_SECONDS)
         if not ready:
             self._be_quiet()

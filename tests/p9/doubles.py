@@ -135,6 +135,11 @@ class EchoSession:
         self._have += count
         self.bytes_in += count
 
+    def answer_alone(self, count: int) -> bytes | None:
+        """It has no short ways."""
+        self.received(count)
+        return None
+
     def advance(self) -> Progress:
         for _ in range(1000):
             if self.pending >= WORKS:

@@ -62,6 +62,75 @@ def test_a_frame_that_is_larger_than_the_first_buffer(talk: Talk) -> None:
     assert talk.read(fid, 0, 1 << 17) == data[: (1 << 17) - 24]
 
 
+def alone(talk: Talk, data: bytes) -> bytes | None:
+    """What the session says to bytes that come in one piece, when it is asked whether that is all there is to do."""
+    talk.session.space()[: len(data)] = data
+    return talk.session.answer_alone(len(data))
+
+
+def counted(talk: Talk) -> dict[str, Any]:
+    """The statistics but for times."""
+    said = talk.session.export.statistics.as_json()
+    return {name: value for name, value in said.items() if isinstance(value, int) or name in ("requests", "errors")}
+
+
+def test_a_request_alone_is_answered_as_among_others(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"content")
+    with talking(tmp_path) as one, talking(tmp_path) as other:
+        before = counted(one)
+        assert counted(other) == before
+        quickly = 0
+        for message in (
+            m.Tgetattr(one.root, 0x7FF),
+            m.Twalk(one.root, 90, (b"f",)),
+            m.Twalk(one.root, 90, (b"f",)),  # a fid in use
+            m.Twalk(one.root, 91, (b"nothing",)),
+            m.Twalk(one.root, 91, (b"f", b"g")),
+            m.Tgetattr(90, 0x3FFF),
+            m.Tgetattr(77, 0x3FFF),
+            m.Tlopen(90, O_RDONLY),
+            m.Tread(90, 0, 100),
+            m.Tclunk(90),
+            m.Tclunk(90),
+            m.Tstatfs(one.root),
+        ):
+            frame = encode(message, 5, Dialect.LINUX)
+            other.feed(frame)
+            for work in list(other.works):
+                other.works.remove(work)
+                work.finish(work.run())
+            said = b"".join(map(bytes, other.session.outgoing()))
+            mine = alone(one, frame)
+            if mine is None:
+                assert one.feed(b"") is Progress.HUNGRY
+                one.session.advance()
+                one.works += one.session.work()
+                for work in list(one.works):
+                    one.works.remove(work)
+                    work.finish(work.run())
+                mine = b"".join(map(bytes, one.session.outgoing()))
+            else:
+                quickly += 1
+            if not isinstance(message, m.Tstatfs):
+                assert mine == said, message
+            assert counted(one) == counted(other)
+        assert quickly == 4
+
+
+def test_what_is_not_alone_is_left_to_the_ordinary_way(talk: Talk) -> None:
+    frame = encode(m.Tgetattr(talk.root, 0x7FF), 7, talk.dialect)
+    assert alone(talk, frame + frame[:5]) is None
+    talk.session.advance()
+    assert [tag for tag, _ in talk.answers()] == [7]
+    assert alone(talk, frame[5:]) is not None  # its end
+    assert talk.session.space() is not None
+    held = slowly_open(talk)
+    talk.feed(encode(m.Tread(held, 0, 10), 7, talk.dialect))
+    assert alone(talk, frame) is None  # its tag is in use
+    with pytest.raises(WireError):
+        talk.session.advance()
+
+
 @pytest.mark.parametrize("size", [0, 6, (1 << 17) + 1, 0xFFFFFFFF])
 def test_a_frame_of_an_impossible_size_ends_the_connection(talk: Talk, size: int) -> None:
     with pytest.raises(WireError):

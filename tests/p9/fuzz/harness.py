@@ -83,9 +83,12 @@ class Client:
             count = min(len(space), at_once, len(raw))
             space[:count] = raw[:count]
             del space
-            self.session.received(count)
             raw = raw[count:]
-            self.advance()
+            alone = self.session.answer_alone(count)
+            if alone is None:
+                self.advance()
+            else:
+                self._check(alone)
 
     def ask(self, message: Any, tag: int) -> None:
         """Sends one request whole."""
