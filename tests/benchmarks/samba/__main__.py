@@ -1,4 +1,4 @@
-"""A share on a fusemap mount beside a plain one, in one command: `python -m tests.benchmarks.samba` (as root; --help).
+"""Shares side by side - plain, bindfs, fusemap - in one command: `python -m tests.benchmarks.samba` (as root; --help).
 
 A time proves nothing by itself on a machine that others use as well, so the exit status is 0 whatever is found; it is 1
 when a client was refused or got wrong data.
@@ -17,7 +17,7 @@ from typing import Any, Final
 from tests.benchmarks import sandbox
 from tests.benchmarks.command import count, machine, progress
 from tests.benchmarks.report import Verdict, verdicts_table
-from tests.benchmarks.rounds import Medians
+from tests.benchmarks.rounds import PHASES, Medians
 from tests.benchmarks.samba import rounds
 from tests.benchmarks.samba.works import WORKS, Shape
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.samba",
-        description="Measures a plain Samba share and one on a fusemap mount side by side.",
+        description="Measures Samba shares side by side: a plain one, one on bindfs and one on a fusemap mount.",
     )
     shape = Shape()
     for name, default, meaning in (
@@ -51,7 +51,7 @@ def main() -> int:
     """Runs what the command line asks for; the exit status is 2 where it cannot run."""
     options = parser().parse_args()
     try:
-        sandbox.need("smbd", "smbclient", "smbpasswd", "mkfs.ext4")
+        sandbox.need("bindfs", "smbd", "smbclient", "smbpasswd", "mkfs.ext4")
         return sandbox.run(lambda directory: _measure(options, directory))
     except sandbox.Missing as lack:
         print(f"tests.benchmarks.samba: {lack}", file=sys.stderr)
@@ -94,11 +94,12 @@ def judge(found: Medians) -> list[Verdict]:
 
 def times_table(found: Medians) -> Iterator[str]:
     """The medians in seconds, a line for each work."""
-    yield f"{'seconds (medians)':40}{'plain':>10}{'fusemap':>20}{'fusemap':>20}"
-    yield f"{'':40}{'':>10}{'newly mounted':>20}{'again':>20}"
+    yield f"{'seconds (medians)':40}{'plain':>10}{'bindfs':>16}{'bindfs':>16}{'fusemap':>16}{'fusemap':>16}"
+    yield f"{'':40}{'':>10}" + f"{'newly mounted':>16}{'again':>16}" * 2
     for work, by_phase in found.items():
-        cold, warm = by_phase["cold"], by_phase["warm"]
-        yield f"{_TITLES[work]:40}{cold['plain']:10.3f}{cold['fusemap']:20.3f}{warm['fusemap']:20.3f}"
+        mounts = (by_phase[phase][name] for name in ("bindfs", "fusemap") for phase in PHASES)
+        plain = by_phase["warm"]["plain"]
+        yield f"{_TITLES[work]:40}{plain:10.3f}" + "".join(f"{seconds:16.3f}" for seconds in mounts)
 
 
 def _setting(word: str) -> tuple[str, str]:

@@ -1,18 +1,22 @@
-"""Measuring side by side, as tests.benchmarks.rounds does: both shares are of one directory, and take turns.
+"""Measuring side by side, as tests.benchmarks.rounds does: the shares are of one directory, and take turns.
 
-One smbd serves both, so that whatever Samba does is the same for both. For each work the mount is made anew: the first
+One smbd serves them, so that whatever Samba does is the same for all. For each work the mount is made anew: the first
 run on it is "cold", the same again is "warm". The disk's own caches are warm throughout. For the plain share there is
 nothing to be made anew; its two runs are counted alike.
+
+bindfs is there as the measure of what FUSE itself costs: it is written in C and has nothing to do but to pass on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
 
+from tests.benchmarks.contenders import BINDFS
 from tests.benchmarks.rounds import PHASES, Medians, Seconds
 from tests.benchmarks.samba import works
 from tests.benchmarks.samba.works import Shape, Work
@@ -20,7 +24,7 @@ from tests.samba.smbd import Share, Smbd
 from tests.support.process import ROOT
 from tests.support.stage import Stage
 
-SHARES: Final = ("plain", "fusemap")
+SHARES: Final = ("plain", "bindfs", "fusemap")
 
 
 def measure(
@@ -43,22 +47,35 @@ def measure(
         tree = stage.ext4("tree", 512 + 3 * shape.mib + shape.files // 100)
         works.build(tree, shape)
         mount = stage.directory("mnt")
-        shares = {name: Share(path, settings=settings) for name, path in (("plain", tree), ("fusemap", mount))}
+        bound = stage.directory("bound")
+        places = {"plain": tree, "bindfs": bound, "fusemap": mount}
+        shares = {name: Share(path, settings=settings) for name, path in places.items()}
         smbd = Smbd(stage, shares, users=[ROOT])
         for turn in range(rounds):
             for step, work in enumerate(chosen):
                 first = (turn + step) % len(SHARES)
                 for name in (*SHARES[first:], *SHARES[:first]):
                     tell(f"round {turn + 1} of {rounds}: {work.title}, {name}")
-                    mounted = stage.fusemap(tree) if name == "fusemap" else None
-                    for phase in PHASES:
-                        spent = works.run(work, smbd, name, tree, directory / "here")
-                        seconds[work.key][phase][name].append(spent)
-                    if mounted is not None:
-                        mounted.close()
+                    with _mounted(stage, name, tree, bound):
+                        for phase in PHASES:
+                            spent = works.run(work, smbd, name, tree, directory / "here")
+                            seconds[work.key][phase][name].append(spent)
     finally:
         stage.close()
     return seconds
+
+
+@contextlib.contextmanager
+def _mounted(stage: Stage, name: str, tree: Path, bound: Path) -> Iterator[None]:
+    if name == "bindfs":
+        with BINDFS.mounted(tree, bound):
+            yield
+    elif name == "fusemap":
+        mounted = stage.fusemap(tree)
+        yield
+        mounted.close()
+    else:
+        yield
 
 
 def medians(seconds: Seconds) -> Medians:
@@ -66,5 +83,8 @@ def medians(seconds: Seconds) -> Medians:
     found: Medians = {}
     for work, by_phase in seconds.items():
         plain = median(value for phase in PHASES for value in by_phase[phase]["plain"])
-        found[work] = {phase: {"plain": plain, "fusemap": median(by_phase[phase]["fusemap"])} for phase in PHASES}
+        found[work] = {
+            phase: {name: plain if name == "plain" else median(by_phase[phase][name]) for name in SHARES}
+            for phase in PHASES
+        }
     return found
