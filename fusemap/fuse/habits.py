@@ -30,12 +30,12 @@ from typing import Final
 from fusemap.fuse.watch import MountWatch
 from fusemap.host.mountinfo import contains, mount_table
 from fusemap.tree import Directory, Node, Tree
+from fusemap.tree.directory import ALL
 
 log = logging.getLogger(__name__)
 
 PROBES: Final = 2
 FRESH_SECONDS: Final = 0.5
-_ALL: Final = 1 << 62
 _REMEMBERED: Final = 256
 _HONEST: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs"})
 
@@ -66,10 +66,10 @@ class Habits:
             return
         if habit is _Habit.LOOKS:
             if directory.begun - self._complete.get(directory.node, -math.inf) < self._fresh_seconds:
-                directory.names_left = _ALL
+                directory.names_left = ALL
             return
         self._listed[directory.node] = pid
-        directory.names_left = _ALL if habit else PROBES
+        directory.names_left = ALL if habit else PROBES
         if len(self._listed) > _REMEMBERED:
             self._listed.popitem(last=False)
 

@@ -198,13 +198,14 @@ class Calls:
         size: int = self._getdents(fd, self._dirents_at, DIRENT_BUFFER)
         if size < 0:
             raise _fail()
-        entries = []
-        unpack, find, new = _DIRENT.unpack_from, buffer.find, tuple.__new__
+        records = bytes(memoryview(buffer)[:size])
+        entries: list[Entry] = []
+        append, unpack, find, new = entries.append, _DIRENT.unpack_from, records.find, tuple.__new__
         at = 0
         while at < size:
-            ino, cookie, length, kind = unpack(buffer, at)
+            ino, cookie, length, kind = unpack(records, at)
             start = at + _DIRENT_NAME
-            entries.append(new(Entry, (ino, cookie, kind, bytes(buffer[start : find(0, start)]))))
+            append(new(Entry, (ino, cookie, kind, records[start : find(b"\0", start)])))
             at += length
         return entries
 

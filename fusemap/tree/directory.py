@@ -21,6 +21,7 @@ from fusemap.tree.reach import KIND
 
 _DOTS = (b".", b"..")
 _LOOKED_INTO = (0, 4)  # DT_UNKNOWN, DT_DIR
+ALL = 1 << 62
 
 Item = tuple[Entry, Node | None, int, Stat | None]
 """A record; the node unless the entry is ".", ".." or given by name only; the number; the stat unless by name only."""
@@ -36,7 +37,7 @@ class Directory:
         tree.opened(node, self.fd)
         self._pending: list[Entry] = []  # last record first
         self._at = 0
-        self.names_left = 0  # how many more entries may be given by name only
+        self.names_left = 0  # how many more entries may be given by name only; ALL for every one
         self.names_given = 0
         self.begun = 0.0  # when, by time.monotonic(), if whoever lists it wants to know
         self.ended = False  # it was read to its end
@@ -54,7 +55,8 @@ class Directory:
         self._seek(cookie)
         tree, node, fd, pending = self._tree, self.node, self.fd, self._pending
         path, key = tree.mapper.path, node.mount.key(node.device, False)
-        by_generation = tree.by_generation  # then a record, which has no handle, does not tell the number
+        names = 0 if tree.by_generation else self.names_left  # a record has no handle, and so may not tell the number
+        all_names = names >= ALL
         now = time.time_ns()
         while True:
             if not pending:
@@ -63,11 +65,13 @@ class Directory:
                 if not pending:
                     self.ended = True
                     return
-            entry = pending[-1]
+            entry = pending.pop()
             inode, cookie, kind, name = entry
             try:
-                if self.names_left and kind not in _LOOKED_INTO and not by_generation:
-                    self.names_left -= 1
+                if names and kind not in _LOOKED_INTO:
+                    if not all_names:
+                        names -= 1
+                        self.names_left = names
                     self.names_given += 1
                     found, number, st = None, path(key, inode), None
                 elif name in _DOTS:
@@ -77,14 +81,16 @@ class Directory:
                     found, st = tree.entry(node, fd, name, now)
                     number = found.number
             except FileNotFoundError:  # removed since the record was read
-                pending.pop()
                 self._at = cookie
                 continue
             except MappingExhausted:
+                pending.append(entry)
                 raise
             except OSError:  # not searchable, a damaged inode, a dead mount: a listing shows the name all the same
                 found, number, st = None, path(key, inode), None
-            pending.pop()
+            except BaseException:
+                pending.append(entry)
+                raise
             self._at = cookie
             yield entry, found, number, st
 
