@@ -24,6 +24,7 @@ process.private_mounts()
 process.adopt_orphans()
 os.umask(0o022)
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is ended cleans up as after Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands would ignore it, and all below
 
 
 @pytest.fixture(autouse=True, scope="session")

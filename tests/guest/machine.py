@@ -195,6 +195,19 @@ class Guest:
         self.sh(f"mkdir -p {at} && mount -t 9p -o {words} {source} {at}")
         return at
 
+    def unmount(self, at: str = "/mnt") -> None:
+        """Unmounts `at`. A process that was killed, or a file that was closed, may hold it for a moment yet.
+
+        Raises AssertionError when that does not end.
+        """
+        end = time.monotonic() + SECONDS
+        while True:
+            status, output = self.attempt(f"umount {at}")
+            if not status:
+                return
+            if "busy" not in output or time.monotonic() > end:
+                raise AssertionError(f"guest {self.name}: {output}\n{self.said()}")
+
     def said(self) -> str:
         """What the kernel and QEMU have said, for messages of failed tests."""
         return "\n".join(path.read_text(errors="replace") for path in (self._console, self._messages) if path.exists())

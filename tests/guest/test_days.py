@@ -90,7 +90,7 @@ def test_two_guests_and_a_mount_at_once(guests: tuple[Guest, Guest], tree: Path,
             assert sorted(os.listdir(tree / "tmpfs" / "host")) == sorted(f"file{n}" for n in range(ROUNDS))
         finally:
             for guest in guests:
-                guest.sh("umount /mnt")
+                guest.unmount()
         first, second = (scan(guest, server.address) for guest in guests)
     assert first == second
     del first[""]  # to FUSE, the root of a mount is number 1
@@ -108,7 +108,8 @@ def test_a_server_goes_away_and_comes_back(guests: tuple[Guest, Guest], tree: Pa
     # Linux's client does not connect again: what is mounted gives errors, at once, and can be unmounted
     for broken in ("cat /mnt/file1", "echo > /mnt/new", "ls /mnt/below", "stat /mnt/fifo"):
         assert guest.attempt(broken)[0] != 0
-    guest.sh("killall sleep; umount /mnt")
+    guest.sh("killall sleep")
+    guest.unmount()
     (tree / "new").write_text("made while nobody served")
     with Served(tree, stage.path, "--state", table) as server:
         after = scan(guest, server.address)
@@ -144,4 +145,4 @@ def test_a_killed_guest_leaves_nothing(image: Image, guests: tuple[Guest, Guest]
             assert (tree / "tmpfs" / "half").stat().st_size == 100_000
             assert other.sh("echo still there > /mnt/tmpfs/half; cat /mnt/tmpfs/half") == "still there\n"
         finally:
-            other.sh("umount /mnt")
+            other.unmount()

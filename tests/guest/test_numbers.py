@@ -81,7 +81,7 @@ def scan(guest: Guest, address: str, **options: str) -> dict[str, Any]:
     try:
         lines = guest.json("scan", at)
     finally:
-        guest.sh(f"umount {at}")
+        guest.unmount(at)
     return {os.fsdecode(bytes.fromhex(line.pop("path"))): line for line in lines}
 
 

@@ -74,7 +74,7 @@ def mounted(guests: tuple[Guest, Guest], server: Served, way: dict[str, str]) ->
     guest = guests[0]
     at = guest.mount(server.address, **way)
     yield guest
-    guest.sh(f"umount {at}")
+    guest.unmount(at)
     server.check_log()
 
 

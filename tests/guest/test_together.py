@@ -40,7 +40,7 @@ def mounted(guests: tuple[Guest, Guest], tree: Path, request: pytest.FixtureRequ
             yield guests
         finally:
             for guest in guests:
-                guest.sh("umount /mnt")
+                guest.unmount()
 
 
 def locked(guest: Guest, kind: str, how: str) -> Any:
@@ -152,4 +152,4 @@ def test_what_is_cached_is_not_read_again(guests: tuple[Guest, Guest], tree: Pat
             guest.sh("echo 3 > /proc/sys/vm/drop_caches")
             assert guest.sh("cat /mnt/f") == "changed"
         finally:
-            guest.sh("umount /mnt")
+            guest.unmount()

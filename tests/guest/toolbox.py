@@ -87,7 +87,7 @@ class Toolbox:
 
     def unmount(self, at: str) -> None:
         """Unmounts what `mount` or `attach` has mounted."""
-        self.guest.sh(f"umount {ROOT}{at}")
+        self.guest.unmount(f"{ROOT}{at}")
 
     def outside(self, at: str) -> str:
         """What a path is called by the guest's own programs, which do not run in the host's root."""
