@@ -87,7 +87,12 @@ class Directory:
                 pending.append(entry)
                 raise
             except OSError:  # not searchable, a damaged inode, a dead mount: a listing shows the name all the same
-                found, number, st = None, path(key, inode), None
+                found, st = None, None
+                try:
+                    number = path(key, inode)
+                except BaseException:  # as below
+                    pending.append(entry)
+                    raise
             except BaseException:
                 pending.append(entry)
                 raise

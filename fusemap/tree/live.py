@@ -19,12 +19,14 @@ from fusemap.host.generation import generation, lasting_generation
 from fusemap.host.identity import lasts
 from fusemap.qid import Mapper
 from fusemap.tree.filesystems import FileSystems, Mount, Seen, opener
+from fusemap.tree.former import Former
 from fusemap.tree.node import Node
 from fusemap.tree.reach import KIND, PATH_ONLY, Reach, stale
 
 log = logging.getLogger(__name__)
 
 SETTLED_NS: Final = 100_000_000  # longer than any clock tick by which ctime is stamped
+_SETTLED_COARSE_NS: Final = 2_100_000_000  # where the disk keeps whole seconds (ext3, ext4 -I 128), or every second one
 LONG_REMOVAL_BLOCKS: Final = (64 << 20) // 512  # freeing more than this takes the host a noticeable time
 
 
@@ -50,6 +52,7 @@ class Tree(Reach):
         self.by_generation: Final = mapper.by_generation
         self._path = mapper.path
         self._nodes: dict[int, Node] = {}
+        self._former = Former()
         try:
             self.source: Final = os.readlink(b"/proc/self/fd/%d" % self._root_fd)
             self.filesystems = FileSystems(self.calls, self.source, names or {}, seen)
@@ -119,10 +122,29 @@ class Tree(Reach):
         if node.lookups > 0 or node is self.root:
             return None
         if self._nodes.get(node.number) is node:
-            del self._nodes[node.number]
+            former = self._former.again(node)
+            if former is None:
+                del self._nodes[node.number]
+            else:
+                self._nodes[node.number] = former
         self.drop(node)
         kept = self.let_go(node)
         return None if kept < 0 else self._close_unless_long(kept)
+
+    def inherit(self, node: Node) -> tuple[Node, ...]:
+        """For a front end whose client counts look-ups by number: `node` takes over those of its number's former files.
+
+        These are dropped; they are the answer.
+        """
+        before = self._former.take(node)
+        for former in before:
+            node.lookups += former.lookups
+            former.lookups = 0
+            self.drop(former)
+            kept = self.let_go(former)
+            if kept >= 0:
+                os.close(kept)
+        return before
 
     def removing(self, directory: int, name: bytes) -> tuple[Stat, int]:
         """Before `name` is removed from a directory, open as `directory`: its stat and a descriptor. Raises OSError."""
@@ -201,7 +223,7 @@ class Tree(Reach):
             node = self._nodes[number] = Node(number, device, mount, st.ino, kind, handle, generation(handle))
         elif node.handle != handle or node.mount is not mount:
             node = self._enter(parent, name, parent_fd, name, st)
-        node.unchanged = ctime if ctime < now_ns - SETTLED_NS and not mount.remote else 0
+        node.unchanged = 0 if mount.remote or ctime >= now_ns - settled_ns(ctime) else ctime
         return node, st
 
     def check_uncovered(self, node: Node) -> None:
@@ -289,12 +311,11 @@ class Tree(Reach):
         elif node.kind != kind or (node.handle != handle and not self.copied_up(node, handle)):
             if at_name and parent is not None:  # stat and handle were two look-ups of a name that the host may change
                 return self._enter_again(parent, name, at, at_name)
-            self._reuse(node, kind, handle)
+            node = self._reuse(node, kind, handle)
         elif handle is None and self.keeps(node):
             # A file that lost its last name was not seen by a name: this is another one. On a disk the descriptor by
             # which the first is kept keeps its inode number from being used again, on 9P it does not.
-            os.close(self.let_go(node))
-            self._reuse(node, kind, handle)
+            node = self._reuse(node, kind, handle)
         if node.mount is not mount and node is not self.root:
             self.drop(node)
             node.mount = mount
@@ -334,14 +355,16 @@ class Tree(Reach):
         finally:
             os.close(fd)
 
-    def _reuse(self, node: Node, kind: int, handle: Handle | None) -> None:
-        """The host gave the inode number to another file: same number, another generation; clients see a new file."""
+    def _reuse(self, node: Node, kind: int, handle: Handle | None) -> Node:
+        """The host gave the inode number to another file: same number, another generation, and a node of its own."""
         self._count_reuse(node.device.key, node.inode, node.number)
-        self.drop(node)
-        node.kind = kind
-        node.unchanged = 0
-        node.handle = handle
-        node.generation = (node.generation + 1) & 0xFFFFFFFF if handle is None else generation(handle)
+        made = node.generation if handle is None else generation(handle)
+        if made == node.generation:  # or a kernel would take both for one file
+            made = (made + 1) & 0xFFFFFFFF
+        later = Node(node.number, node.device, node.mount, node.inode, kind, handle, made)
+        self._nodes[node.number] = later
+        self._former.replaced(node, later)
+        return later
 
     def lookup_parent(self, node: Node, top: Node | None = None) -> tuple[Node, Stat]:
         """The directory above `node`, or `top` itself (by default the root) for `top`; look-up count as by `lookup`.
@@ -387,6 +410,11 @@ class Tree(Reach):
         """Whether this is the stat of directory `node`, seen through the same mount."""
         same_file = st.ino == node.inode and st.dev_minor == node.device.minor and st.dev_major == node.device.major
         return same_file and st.mnt_id == node.mount.id
+
+
+def settled_ns(ctime_ns: int) -> int:
+    """How old this ctime must be, in nanoseconds, for nothing that is done to the file later to have the same one."""
+    return SETTLED_NS if ctime_ns % 1_000_000_000 else _SETTLED_COARSE_NS
 
 
 def _counts(mount: Mount, key: str, handle: Handle | None) -> int | None:

@@ -274,3 +274,20 @@ def test_a_program_runs_from_a_mount_without_cache(modes: Modes, name: str) -> N
 
     shutil.copy(shutil.which("true") or "/bin/true", modes.host / name)
     assert subprocess.run([modes.none / name], timeout=30, check=False).returncode == 0
+
+
+def test_a_disk_that_keeps_whole_seconds(stage: Stage) -> None:
+    """A file that is written twice within a second has the same times then; what was read between is not kept."""
+    host = stage.ext4("src", 16, "-I", "128")
+    mounted = stage.fusemap(host)
+    with open(host / "f", "wb", buffering=0) as file:
+        while True:
+            begun = int(time.time())
+            os.pwrite(file.fileno(), b"first", 0)
+            time.sleep(2 * SETTLED_NS / 1e9)
+            assert [(mounted / "f").read_bytes() for _ in range(2)] == [b"first"] * 2
+            os.pwrite(file.fileno(), b"other", 0)
+            if int(time.time()) == begun:
+                break
+        assert os.stat(host / "f").st_mtime_ns == begun * 1_000_000_000
+    assert [(mounted / "f").read_bytes() for _ in range(2)] == [b"other"] * 2

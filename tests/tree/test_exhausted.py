@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fusemap.errors import MappingExhausted
+from fusemap.host.calls import Stat
 from fusemap.qid import Allocator, Mapper
-from fusemap.tree import Directory, Tree, changes
+from fusemap.tree import Directory, Node, Tree, changes
 
 from ..support.stage import Stage
 from ..support.trees import ME, opened, walk
@@ -102,3 +103,37 @@ def test_numbers_of_the_full_map_are_unique(stage: Stage) -> None:
         nodes = [tree.lookup(tree.root, str(n).encode())[0] for n in range(500)]
         assert len({node.number for node in nodes}) == 500
         exhausted(lambda: changes.mkdir(tree, tree.root, b"one more", 0o755, ME))
+
+
+def test_a_listing_goes_on_where_neither_entry_nor_number_could_be_had(
+    full: tuple[Path, Tree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that the host refuses is given by name; without a number for that, it is not lost either."""
+    source, tree = full
+    (source / "new").touch()
+    entry = Tree.entry
+
+    def refusing(self: Tree, parent: Node, parent_fd: int, name: bytes, now_ns: int) -> tuple[Node, Stat]:
+        if name == b"new":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return entry(self, parent, parent_fd, name, now_ns)
+
+    monkeypatch.setattr(Tree, "entry", refusing)
+    (source / "lost+found").rmdir()
+    directory = Directory(tree, tree.root)
+    names, cookie = [], 0
+
+    def go_on() -> None:
+        nonlocal cookie
+        for record, _, _, _ in directory.read(cookie):
+            names.append(record.name)
+            cookie = record.cookie
+
+    try:
+        exhausted(go_on)
+        exhausted(go_on)
+        tree.mapper.path = Mapper().path  # type: ignore[method-assign]
+        go_on()
+    finally:
+        directory.close()
+    assert sorted(names) == [b".", b"..", b"d", b"f", b"new"]
