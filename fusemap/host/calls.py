@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
@@ -229,6 +230,15 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
         raise _fail(target)
 
 
+def write_in_place(fd: int) -> None:
+    """Have btrfs write this file, which must be empty, in place and not to a copy (FS_NOCOW_FL, chattr(1)'s C).
+
+    Raises OSError, also where the file system has no such flag.
+    """
+    flags = int.from_bytes(fcntl.ioctl(fd, 0x80086601, bytes(8)), "little")  # FS_IOC_GETFLAGS
+    fcntl.ioctl(fd, 0x40086602, (flags | 0x00800000).to_bytes(8, "little"))  # FS_IOC_SETFLAGS
+
+
 def detached_mount(kind: str) -> int:
     """A new mount of a virtual file system that is seen nowhere; the descriptor of its root. Raises OSError.
 
@@ -247,6 +257,18 @@ def detached_mount(kind: str) -> int:
         return fd
     finally:
         os.close(context)
+
+
+def open_no_symlinks(dirfd: int, path: bytes, flags: int) -> int:
+    """openat2(2) of a path no part of which may be a symbolic link: a descriptor with close-on-exec.
+
+    Raises OSError, ELOOP for a link; ENOSYS or EPERM where a sandbox knows no such call. Other threads go on meanwhile.
+    """
+    how = struct.pack("<QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    fd: int = _UNLOCKED.syscall(_OPENAT2, dirfd, path, how, len(how))
+    if fd < 0:
+        raise _fail(path)
+    return fd
 
 
 def umount(target: str, flags: int = 0) -> None:
@@ -275,5 +297,8 @@ def _timespec(ns: int | None) -> tuple[int, int]:
 
 
 _AT_FDCWD: Final = -100
+_OPENAT2: Final = 437  # on every machine; include/uapi/linux/openat2.h
+_RESOLVE_NO_SYMLINKS: Final = 4
+_UNLOCKED: Final = ctypes.CDLL(None, use_errno=True)
 _STATX_FLAGS: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH
 _STATX_UNPACK: Final = _STATX.unpack_from

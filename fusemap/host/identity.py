@@ -43,18 +43,22 @@ _BTRFS_IOC_FS_INFO: Final = 0x8400941F
 _BTRFS_IOC_GET_SUBVOL_INFO: Final = 0x81F8943C
 _SUBVOL_UUID_AT: Final = 296
 _FSID_AT: Final = 16
+_FS_INFO_FLAGS_AT: Final = 48
+_METADATA_UUID_AT: Final = 64
+_FS_INFO_METADATA_UUID: Final = 4  # BTRFS_FS_INFO_FLAG_METADATA_UUID
+_BTRFS_IN_SYSFS: Final = "/sys/fs/btrfs"
 _XFS_UUID_AT: Final = 64
 _NULL: Final = uuid.UUID(int=0)
 
 _STATFS: Final = struct.Struct("@l48xQ")  # f_type, then f_fsid behind six more numbers (asm-generic/statfs.h, 64 bits)
 _EXT: Final = 0xEF53
-_BTRFS: Final = 0x9123683E
+BTRFS: Final = 0x9123683E
 _ZFS: Final = 0x2FC12FC1
 # These make a uuid up at every mount (shmem_fill_super() in mm/shmem.c, kernfs_fill_super() in fs/kernfs/mount.c).
 _MAKE_IT_UP: Final = frozenset(
     {0x01021994, 0x62656572, 0x27E0EB, 0x63677270, 0x7655821}  # tmpfs, sysfs, cgroup 1 and 2, resctrl
 )
-_FSID_FROM_UUID: Final = {_EXT: "ext", _BTRFS: "btrfs", _ZFS: "zfs"}
+_FSID_FROM_UUID: Final = {_EXT: "ext", BTRFS: "btrfs", _ZFS: "zfs"}
 
 _MNT_ID_UNIQUE: Final = 0x4000  # statx(2): stx_mnt_id is never used again while this kernel runs; Linux 6.8
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}")
@@ -85,7 +89,7 @@ def identify(fd: int, st: Stat, kind: str, name: str | None = None, by_uuid: str
 def _by_itself(fd: int, st: Stat, kind: str, by_uuid: str | None) -> Identity | None:
     """What the file system says of itself, None where that is nothing."""
     magic, fsid = _statfs(fd)
-    if kind == "btrfs" or magic == _BTRFS:
+    if kind == "btrfs" or magic == BTRFS:
         subvolume = _subvolume(fd)
         if subvolume is not None:
             return Identity(subvolume, True)
@@ -148,7 +152,7 @@ def filesystem_magic(fd: int) -> int:
 
 
 def _subvolume(fd: int) -> str | None:
-    fsid = _uuid(fd, _BTRFS_IOC_FS_INFO, bytes(1024), _FSID_AT)
+    fsid = _btrfs_fsid(fd)
     answer = _ioctl(fd, _BTRFS_IOC_GET_SUBVOL_INFO, bytes(504))
     if fsid is None or answer is None:
         return None
@@ -156,6 +160,31 @@ def _subvolume(fd: int) -> str | None:
     number = int.from_bytes(answer[:8], "little")
     # Only the top-level subvolume may lack a uuid (mkfs before btrfs-progs 4.16), and its number never changes.
     return f"btrfs:{fsid}:{own if own != _NULL else number}"
+
+
+def _btrfs_fsid(fd: int) -> uuid.UUID | None:
+    """The uuid of a btrfs. A copy that is mounted beside its original has one that the kernel made up (Linux 6.7).
+
+    What both have on disk is then in another place (find_fsid_by_device() in fs/btrfs/volumes.c).
+    """
+    asked = struct.pack("<48xQ", _FS_INFO_METADATA_UUID).ljust(1024, b"\0")
+    answer = _ioctl(fd, _BTRFS_IOC_FS_INFO, asked)
+    if answer is None:
+        return None
+    fsid = uuid.UUID(bytes=answer[_FSID_AT : _FSID_AT + 16])
+    stored = uuid.UUID(bytes=answer[_METADATA_UUID_AT : _METADATA_UUID_AT + 16])
+    (flags,) = struct.unpack_from("<Q", answer, _FS_INFO_FLAGS_AT)
+    if flags & _FS_INFO_METADATA_UUID and stored not in (fsid, _NULL) and _made_up(fsid):
+        fsid = stored
+    return None if fsid == _NULL else fsid
+
+
+def _made_up(fsid: uuid.UUID) -> bool:
+    try:
+        with open(f"{_BTRFS_IN_SYSFS}/{fsid}/temp_fsid", encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def _file_system_uuid(fd: int, kind: str, magic: int) -> uuid.UUID | None:

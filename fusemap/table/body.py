@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
 
 from fusemap.qid import Entry, FullEntry, Holder
 from fusemap.table.ledger import Change, Device, Floor, Ledger, Retired
@@ -36,6 +36,7 @@ BY_GENERATION: Final = 2
 
 _DEVICE_ROW: Final = struct.Struct("<HHH")
 _PLAIN_UUID: Final = len("uuid:") + 1 + 16  # the bytes of the most common kind of key
+_INDEX: Final = struct.Struct("<H")
 _FULL: Final = struct.Struct("<QIQ")
 _HOLDER: Final = struct.Struct("<IQQ")
 _LATER: Final = struct.Struct("<QIQQ")
@@ -95,6 +96,10 @@ class Cursor:
             if shift > 63:
                 raise Damaged("has a number that is too large")
 
+    def rows(self, row: struct.Struct, count: int) -> Iterator[tuple[Any, ...]]:
+        """The next `count` rows."""
+        return row.iter_unpack(self.take(count * row.size))
+
     def text(self) -> str:
         """The next key or label."""
         return decode_text(self.take(self.varint()))
@@ -118,19 +123,19 @@ def decode_body(
     if device_width not in _WIDTHS or top_width not in _WIDTHS:
         raise Damaged("has rows of an unknown width")
     row = struct.Struct(f"<HB{_WIDTHS[device_width]}{_WIDTHS[top_width]}")
-    fill(devices, row.iter_unpack(cursor.take(count * row.size)))
-    for counter, number, inode in _FULL.iter_unpack(cursor.take(cursor.varint() * _FULL.size)):
+    fill(devices, cursor.rows(row, count))
+    for counter, number, inode in cursor.rows(_FULL, cursor.varint()):
         take(FullEntry(counter, keys[number], inode))
-    for (index,) in struct.iter_unpack("<H", cursor.take(cursor.varint() * 2)):
+    for (index,) in cursor.rows(_INDEX, cursor.varint()):
         take(Retired(index))
     take(Floor(cursor.varint(), cursor.varint()))
     if version == BY_GENERATION:
-        rows = _HOLDER.iter_unpack(cursor.take(cursor.varint() * _HOLDER.size))
+        rows = cursor.rows(_HOLDER, cursor.varint())
         if hold is not None:
             hold(keys, rows)
         for number, inode, generation in rows:
             take(Holder(keys[number], inode, generation))
-        for counter, number, inode, generation in _LATER.iter_unpack(cursor.take(cursor.varint() * _LATER.size)):
+        for counter, number, inode, generation in cursor.rows(_LATER, cursor.varint()):
             take(FullEntry(counter, keys[number], inode, generation))
 
 

@@ -78,7 +78,8 @@ class Home:
 class DatabaseHome(Home):
     """One database file that the administrator has named: `sqlite:FILE`. `root` (or None) is the readable export root.
 
-    A new database starts from the table in the root's attributes, if there is one: naming a file must not renumber.
+    A new database starts from the table that the root has in its attributes, or of which they say where it is: naming a
+    file must not renumber.
     """
 
     def __init__(self, file: str, root: int | None, where: str) -> None:
@@ -96,12 +97,26 @@ class DatabaseHome(Home):
         return _fill(self._file, ledger)
 
     def seed(self) -> Ledger | None:
-        """What the root's attributes hold, to start from; None where that is nothing."""
+        """What there is to start from; None where that is nothing, or is damaged: then this file is the way out."""
         if self._root is None:
             return None
         store = Store(XattrShelf(self._root, self._where))
-        with store.lock(shared=True):
-            store.load()
+        try:
+            with store.lock(shared=True):
+                store.load()
+            return self._moved(store.moved_to) if store.moved_to else store.ledger
+        except (DamagedTable, Refused) as error:
+            log.warning("%s does not start from the table that was there: %s", self._file, error)
+            return None
+
+    def _moved(self, file: str) -> Ledger | None:
+        try:
+            if not is_there(file):
+                raise Refused(f"the table of {self._where} moved to {file}, which is not there")
+            store = _open(file)
+        except OSError as error:
+            raise Refused(f"the table of {self._where} moved to {file} ({error.strerror})") from error
+        store.close()
         return store.ledger
 
     def close(self) -> None:

@@ -6,12 +6,13 @@ surrogates, as Python's file names do.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fusemap.errors import Refused
-from fusemap.qid import FullEntry, Holder
-from fusemap.table.codec import MODES
+from fusemap.qid import FullEntry, Holder, Mapper
+from fusemap.table.codec import MODES, decode_snapshot, encode_snapshot
 from fusemap.table.ledger import Device, Floor, Ledger, Retired, session_of
 
 FORMAT: Final = "fusemap-table"
@@ -79,9 +80,18 @@ def from_json(data: object) -> Ledger:
         for index in data["retired"]:
             ledger.apply(Retired(_number(index)))
         ledger.apply(Floor(_number(data["next"]["index"]), _number(data["next"]["counter"])))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        _check(ledger)
+    except (ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
         raise Refused(f"this table cannot be read ({type(error).__name__}: {error}); export it anew") from error
     return ledger
+
+
+def _check(ledger: Ledger) -> None:
+    """Raise ValueError or struct.error unless the ledger can be stored, read again, and be what numbers are made by."""
+    if ledger.mode == "prefix" and ledger.k:
+        raise ValueError("map prefix has no k")
+    Mapper(ledger.mode, ledger.k, ledger.every())
+    decode_snapshot(encode_snapshot(ledger, 1))
 
 
 def _rows(value: Any) -> Iterable[Mapping[str, Any]]:

@@ -58,7 +58,7 @@ def open_table(
         raise
     table = _opened(Table(home, mode, k, boot))
     try:
-        if not table.exists:
+        if not table.exists and mode is not None:  # who takes it as it is must not make one
             _start(table, home, fd, where, device_of)
     except BaseException:
         table.close()
@@ -86,7 +86,10 @@ def _home(fd: int | None, where: str, state: str, directory: str | None) -> Home
         return DatabaseHome(state[len(_FILE) :], fd, where)
     if state not in ("auto", "xattr"):
         raise Refused(f"--state {state}: choose auto, xattr, sqlite:FILE with a file's name, or none")
-    home = RootHome(fd, where, default_file(fd, where, directory))
+    try:
+        home = RootHome(fd, where, default_file(fd, where, directory))
+    except TimeoutError as error:
+        raise Refused(f"{error.strerror}: find it with lslocks, or take --state none") from error
     if state == "xattr" and home.why_not:
         raise Refused(f"{where} cannot hold the table, because {home.why_not}: take --state auto or sqlite:FILE")
     return home
@@ -111,8 +114,8 @@ def _start(
         seed = home.seed()
         if seed is not None:
             if (seed.mode, seed.k) == (table.mode, table.k):
-                log.info("%s starts from the table in the attributes of %s", table.where, where)
-                table.replace(seed)
+                log.info("%s starts from the table of %s", table.where, where)
+                table.begin(seed)
             return
     if fd is None:
         return
@@ -124,5 +127,5 @@ def _start(
         return
     ledger = Ledger(table.mode, table.k, os.urandom(16))
     report = v1.import_into(ledger, v1.parse(streams, where), device_of, where)
-    table.replace(ledger)
+    table.begin(ledger)
     log.info("the table of QEMU's format on %s was taken over: %s", where, report)

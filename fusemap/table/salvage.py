@@ -6,7 +6,8 @@ checksum that is there and the one that ought to be names the bit.
 
 Where more is broken, everything that still reads and agrees with itself is kept: whole pieces first, then what stands
 before the break in the others. Entries that are lost get no successor: indices are given again only well above all that
-were seen. So a repair can cost a device its numbers, but cannot give a number to a second file.
+were seen. So a repair can cost a device its numbers, but gives none to a second file, as long as what reads well is as
+it was written: where several bits are wrong in a row, nobody can tell.
 
 The repaired table takes the place of the undamaged or older snapshot, and only then are damaged pieces removed. While
 one is left the table is refused, so a repair that is interrupted has to be done again, and that is all.
@@ -15,8 +16,9 @@ one is left the table is refused, so a repair that is interrupted has to be done
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from crc32c import crc32c
 
@@ -33,7 +35,6 @@ MARGIN: Final = 256
 _POLYNOMIAL: Final = 0x82F63B78  # CRC-32C, reflected
 _CRC_SIZE: Final = 4
 _COUNTERS: Final = 1 << 16
-_LARGEST: Final = 1 << 26  # bytes; a length that is beyond this is itself damaged
 
 
 class Salvage(NamedTuple):
@@ -97,6 +98,17 @@ def correct(data: bytes) -> bytes | None:
                 return data[:at] + bytes((data[at] ^ 1 << bit,)) + data[at + 1 :]
             pattern = pattern >> 1 ^ (_POLYNOMIAL if pattern & 1 else 0)
     return None
+
+
+class _Rows(codec.Cursor):
+    """Reads a body that may be cut off, and gives the whole rows that stand before the end."""
+
+    def rows(self, row: struct.Struct, count: int) -> Iterator[tuple[Any, ...]]:
+        whole = min(count, (len(self.data) - self.at) // row.size)
+        found = super().rows(row, whole)
+        if whole < count:
+            self.at = len(self.data)  # what is left of a row is nothing to go by
+        return found
 
 
 class _Work:
@@ -197,10 +209,8 @@ class _Work:
                     if entry.length == length:
                         take(entry)
 
-        # A body that was cut off still has whole rows before the end.
         with contextlib.suppress(ValueError, IndexError):
-            longer = stream.ljust(min(head.length, _LARGEST), b"\0")
-            codec.decode_body(codec.Cursor(longer, codec.HEAD_SIZE), fill, take, head.version)
+            codec.decode_body(_Rows(stream, codec.HEAD_SIZE), fill, take, head.version)
         self._say(f"{slot}.0", f"is damaged; {len(ledger.entries)} entries of it can be read")
         return ledger
 

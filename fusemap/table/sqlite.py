@@ -8,7 +8,8 @@ first is found by the checksum in every piece. Against the others, what has been
 tells of, and never fsynced, so no crash can bring it in front of the database.
 
 The same second file is the lock, by flock(2). SQLite's own locks would do for a single statement, but a table needs
-read and append as one step, and a witness that nobody else is writing.
+read and append as one step, and a witness that nobody else is writing. Whoever has the lock looks whether both files
+are still those at their place: the lock on a file that a repair, or a hand, has put aside keeps nobody else away.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import stat
 import struct
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Final
 
 from crc32c import crc32c
 
 from fusemap.errors import DamagedTable, Refused
+from fusemap.host.calls import write_in_place
+from fusemap.host.identity import BTRFS, filesystem_magic
 from fusemap.table.shelf import NoRoom, Shelf, flock
 
 APPLICATION: Final = 0x666D6170
@@ -68,10 +70,15 @@ class SqliteShelf(Shelf):
     def __init__(self, file: str) -> None:
         self.where = self.file = os.path.abspath(file)
         self._version = -1
+        if os.path.isdir(self.file):  # before a lock is left beside it
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.file)
         self._lock = _open_regular(self.file + "-lock")
         try:
             with flock(self._lock, self.where):
-                os.close(_open_regular(self.file))
+                database = _open_regular(self.file)
+                self._files = {self.file: os.fstat(database), self.file + "-lock": os.fstat(self._lock)}
+                os.close(database)
+                self._prepare_memory(self._files[self.file].st_mode)
                 self._database = self._connect()
         except BaseException:
             os.close(self._lock)
@@ -100,8 +107,24 @@ class SqliteShelf(Shelf):
         with self._errors():
             self._database.execute("DELETE FROM pieces WHERE name = ?", (name,))
 
-    def lock(self, shared: bool = False) -> AbstractContextManager[None]:
-        return flock(self._lock, self.where, shared)
+    @contextlib.contextmanager
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        with flock(self._lock, self.where, shared):
+            self._check_place()
+            yield
+
+    def _check_place(self) -> None:
+        """Raise DamagedTable where other processes find other files at this place: they would have other numbers."""
+        for file, known in self._files.items():
+            try:
+                there = os.path.samestat(os.stat(file), known)
+            except FileNotFoundError:
+                there = False
+            if not there:
+                raise DamagedTable(
+                    f"{file} was removed or replaced while it was in use; nothing was changed. Mount anew for the "
+                    f"table that is there now"
+                )
 
     def changed(self) -> bool:
         with self._errors():  # "changes when another connection has committed", sqlite.org/pragma.html
@@ -147,6 +170,20 @@ class SqliteShelf(Shelf):
     def close(self) -> None:
         self._database.close()
         os.close(self._lock)
+
+    def _prepare_memory(self, mode: int) -> None:
+        """Make the file that SQLite maps into memory, where btrfs would end this process for it.
+
+        btrfs writes a page to another place, and where a full disk has none, whoever touched the page gets SIGBUS.
+        """
+        if filesystem_magic(self._lock) == BTRFS:
+            with contextlib.suppress(OSError):  # SQLite makes it itself, or another process has
+                fd = os.open(self.file + "-shm", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    os.fchmod(fd, stat.S_IMODE(mode))
+                    write_in_place(fd)
+                finally:
+                    os.close(fd)
 
     def _connect(self) -> sqlite3.Connection:
         with self._errors():

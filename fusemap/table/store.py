@@ -42,6 +42,7 @@ LOG_PIECE: Final = 1024
 
 _MOST_AT_ONCE: Final = 16000  # bytes; no more would fit an attribute everywhere
 _LEAST_LOG: Final = 512  # bytes; a shorter log is not worth a snapshot
+_MOST_PIECES: Final = 1 << 16  # of a log: they are numbered in 16 bits
 _NAME: Final = re.compile(r"(?:log\.)?[ab]\.(?:0|[1-9][0-9]{0,5})")
 
 
@@ -124,7 +125,10 @@ class Store:
         self._write(codec.encode_snapshot(ledger, self._generation + 1), ledger, "")
 
     def append(self, changes: Iterable[Change], durable: bool = True) -> None:
-        """Add changes, which must fit. Raises NoRoom, ValueError and OSError, and has added nothing then."""
+        """Add changes, which must fit. Raises NoRoom and ValueError, and has added nothing then, and other OSErrors.
+
+        After those nobody can tell whether they were added until the table is read again, which `refresh` then does.
+        """
         ledger = self.ledger
         if ledger is None:
             raise RuntimeError("there is no table to append to")
@@ -136,16 +140,29 @@ class Store:
         data = codec.encode_changes(todo, numbers)
         if len(data) > _MOST_AT_ONCE:
             raise ValueError(f"{len(todo)} changes are too much at once for a log")
-        self._put_log(data, durable)
+        try:
+            self._put_log(data, durable)
+        except NoRoom:
+            raise
+        except BaseException:
+            self._sure = False
+            raise
         self._numbers = numbers
         ledger.apply_all(todo)
-        if sum(self._pieces) >= self._next_snapshot:
-            try:
-                self.rewrite()
-            except NoRoom as why:
-                # The log may go on for as long as it can; whoever cannot append moves the table.
-                self._next_snapshot = 2 * sum(self._pieces)
-                log.debug("no room for a snapshot in %s: %s", self.shelf.where, why)
+        if sum(self._pieces) >= self._next_snapshot or len(self._pieces) >= _MOST_PIECES // 2:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Write a snapshot in place of the log, if that can be done: what was added is safe in the log as well."""
+        try:
+            self.rewrite()
+        except NoRoom as why:
+            # The log may go on for as long as it can; whoever cannot append moves the table.
+            self._next_snapshot = 2 * sum(self._pieces)
+            log.debug("no room for a snapshot in %s: %s", self.shelf.where, why)
+        except OSError as error:
+            self._sure = False
+            log.warning("the table in %s could not be tidied up: %s", self.shelf.where, error)
 
     def rewrite(self, ledger: Ledger | None = None) -> None:
         """Write a new snapshot, of `ledger` if it is given. Raises NoRoom and OSError; the table is as before then."""
@@ -287,7 +304,7 @@ class Store:
         payload = self._tail + data
         if self._pieces and len(payload) > LOG_PIECE:
             position, payload = position + 1, data
-        if position * LOG_PIECE > self.shelf.limit // 2:
+        if position * LOG_PIECE > self.shelf.limit // 2 or position >= _MOST_PIECES:
             raise NoRoom(errno.EFBIG, f"a log of {position} pieces is too long for it")
         name, piece = f"log.{self._slot}.{position}", codec.encode_log(self._generation, position, payload)
         try:
@@ -302,7 +319,7 @@ class Store:
         self._pieces[position] = len(payload)
         self._tail = payload
         if durable:
-            self.shelf.testify(self._generation, sum(self._pieces))
+            self._testify()
 
     def _write(self, data: bytes, ledger: Ledger, moved_to: str, beside: str = "") -> None:
         """Write a snapshot into the slot beside the current one (or `beside`), which makes it the table."""
@@ -322,11 +339,17 @@ class Store:
         self._slot = slot
         snapshot = codec.parse_snapshot(data) if moved_to else codec.Snapshot(codec.head_of(data), ledger, "")
         self._take(slot, snapshot)
-        self.shelf.testify(self._generation, 0)
+        self._testify()
         for position in range(old_pieces):
             self.shelf.remove(f"log.{old_slot}.{position}")
         for name in self._slots.left_over(slot, count):
             self.shelf.remove(name)
+
+    def _testify(self) -> None:
+        try:
+            self.shelf.testify(self._generation, sum(self._pieces))
+        except OSError as error:  # it may fall behind the table, as in a crash, but never run ahead of it
+            log.debug("how far the table in %s goes was not noted: %s", self.shelf.where, error)
 
     def _reset(self) -> None:
         self.ledger = None

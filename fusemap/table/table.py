@@ -28,15 +28,16 @@ from fusemap.qid import Allocator, Build, FullEntry, Holder, Learn, Mapper, Reco
 from fusemap.table.home import Home
 from fusemap.table.ledger import Change, Device, Floor, Ledger, is_dead, session_of
 from fusemap.table.shelf import NoRoom
-from fusemap.table.store import Store
+from fusemap.table.store import LOG_PIECE, Store
 
 log = logging.getLogger(__name__)
 
 _BLOCK: Final = 4096  # full-map counters set aside at once
 _FULL_IN_ATTRIBUTES: Final = 64
 _MOST_TEXT: Final = 64  # characters of a label
-_SEEN_AT_ONCE: Final = 100  # devices whose day is written in one go
+_SEEN_AT_ONCE: Final = 8000  # bytes of devices whose day is written in one go; fewer where room is scarce
 _DAY: Final = 86400
+_LAST_DAY: Final = 0xFFFF  # in 2149; a day has 16 bits in a table
 
 
 class DeviceInfo(NamedTuple):
@@ -69,9 +70,10 @@ class Table(Allocator):
         self._boot = boot_id() if boot is None else boot
         self._thread = threading.Lock()
         self._store: Store | None = None
-        self._told = False  # whether the mapper has had what was in the table when it was opened
+        self._told = False  # whether the mapper has had everything that was read so far
         self._block = (1, 1)
         self._pending: dict[str, Device] = {}
+        self._here: dict[str, str] = {}  # what `seen` was told of, and what to call it
         self._complained = False
 
     def __repr__(self) -> str:
@@ -113,6 +115,8 @@ class Table(Allocator):
                 record = self._allocate(key, build, learn)
             except BlockingIOError:  # another process has begun the table at the same moment
                 record = self._allocate(key, build, learn)
+            except Refused as error:  # while this process was using it, the table was made another, or taken away
+                raise DamagedTable(str(error)) from error
         except DamagedTable as error:
             if not self._complained:
                 self._complained = True
@@ -129,24 +133,38 @@ class Table(Allocator):
 
         Written along with the next record, or by `close`, once a day at most.
         """
-        device_label, today = label[:_MOST_TEXT], int(time.time() // _DAY)
+        device_label, today = label[:_MOST_TEXT], _today()
         with self._thread:
+            self._here[device] = label
             ledger = self._ledger()
             known = ledger.devices.get(device) if ledger is not None else None
             if known is None or known.seen < today:
                 self._pending[device] = Device(device, device_label or (known.label if known else ""), today)
 
+    def still_here(self) -> None:
+        """Note once more, and write down, that all that `seen` was told of is here today.
+
+        For who exports the tree for months: gc would take the devices for gone. Raises nothing.
+        """
+        for device, label in list(self._here.items()):
+            self.seen(device, label)
+        self._write_days()
+
     def close(self) -> None:
         """Write down what `seen` has noted, as far as that is possible, and let go of everything."""
         try:
-            with self._locked():
-                self._write_seen()
-        except OSError as error:  # DamagedTable is one
-            log.debug("the day was not written to %s: %s", self.where, error)
+            self._write_days()
         finally:
             if self._store is not None:
                 self._store.close()
             self._home.close()
+
+    def _write_days(self) -> None:
+        try:
+            with self._locked():
+                self._write_seen()
+        except (OSError, Refused) as error:  # DamagedTable is an OSError
+            log.debug("the day was not written to %s: %s", self.where, error)
 
     # What a listing and an administrator need -------------------------------------------------------------------------
 
@@ -201,6 +219,15 @@ class Table(Allocator):
             self._replace(ledger)
         return count
 
+    def begin(self, ledger: Ledger) -> None:
+        """Make `ledger` the state of a table that is not there yet, and leave one that is as it is. Errors as above."""
+        try:
+            with self._locked():
+                if self._ledger() is None:
+                    self._replace(ledger)
+        except BlockingIOError:  # another process has begun the table at the same moment
+            self.open()
+
     def replace(self, ledger: Ledger) -> None:
         """Make `ledger` the state of the table; it must hold all that is in the table now. Errors as for `allocate`.
 
@@ -211,8 +238,9 @@ class Table(Allocator):
             if now is not None:
                 missing = [entry for index, entry in now.entries.items() if ledger.entries.get(index) != entry]
                 missing_files = [full for counter, full in now.full.items() if ledger.full.get(counter) != full]
-                if missing or missing_files or not ledger.holds(now):
+                if missing or missing_files or not ledger.holds(now) or not now.retired <= ledger.retired:
                     raise ValueError("records of the table would be lost")
+                ledger.apply(now.floor)
             self._replace(ledger)
 
     # Inside -----------------------------------------------------------------------------------------------------------
@@ -228,6 +256,8 @@ class Table(Allocator):
         """The lock, and a way to what others have added since it was last held: the mapper must be told of it."""
         with self._thread, contextlib.ExitStack() as stack:
             stack.enter_context(self._home.lock())
+            # Whatever is read from here on, the mapper does not know yet, also where an error comes in between.
+            told, self._told = self._told, False
             before = self._store
             store = self._home.find(before)
             new: list[Record] = []
@@ -244,7 +274,7 @@ class Table(Allocator):
                 yield list
                 return
             self._check_kind(ledger)
-            if store is not before or not self._told:
+            if store is not before or not told:
                 yield lambda: ledger.records(self._boot)
             else:
                 yield lambda: [record for record in new if not is_dead(str(record.device), self._boot)]
@@ -263,11 +293,23 @@ class Table(Allocator):
             self._pass_on(news(), learn)
             self._told = True
             ledger = self._ledger() or self._new_ledger()
-            start, end = self._block
-            record = build(ledger.index_for(key, self._boot), start if start < end else ledger.next_counter())
+            record = build(ledger.index_for(key, self._boot), self._next_counter(ledger))
             if record is not None:
-                self._add(ledger, key, record)
+                try:
+                    self._add(ledger, key, record)
+                except NoRoom:
+                    raise
+                except BaseException:  # it may have been added, and others may have seen it
+                    self._told = False
+                    raise
             return record
+
+    def _next_counter(self, ledger: Ledger) -> int:
+        """The next counter of this process's own block, if it has one, else the first that nobody has."""
+        start, end = self._block
+        while start < end and start in ledger.full:  # written after all, though an error was reported
+            start += 1
+        return start if start < end else ledger.next_counter()
 
     def _pass_on(self, records: list[Record], learn: Learn) -> None:
         try:
@@ -283,7 +325,7 @@ class Table(Allocator):
         changes: list[Change] = []
         if key not in ledger.devices:
             met = self._pending.pop(key, None)
-            changes.append(met if met is not None else Device(key, "", int(time.time() // _DAY)))
+            changes.append(met if met is not None else Device(key, "", _today()))
         durable, block = not isinstance(record, Holder), self._block
         if isinstance(record, FullEntry):
             in_database = self._store is not None and self._store.shelf.kind == "sqlite"
@@ -336,9 +378,25 @@ class Table(Allocator):
         if store is None or ledger is None:
             return
         days = [device for key, device in self._pending.items() if key in ledger.devices]
-        for at in range(0, len(days), _SEEN_AT_ONCE):
-            store.append(days[at : at + _SEEN_AT_ONCE], durable=False)
-        self._pending.clear()
+        most = LOG_PIECE // 2 if store.shelf.kind == "xattr" else _SEEN_AT_ONCE
+        some: list[Device] = []
+        size = 0
+        for device in days:
+            length = len(os.fsencode(device.key + device.label))
+            if some and size + length > most:
+                store.append(some, durable=False)
+                some, size = [], 0
+            some.append(device)
+            size += length
+        if some:
+            store.append(some, durable=False)
+        for device in days:
+            del self._pending[device.key]
+
+
+def _today() -> int:
+    """The day in days since 1970, as far as a table can say it: a clock may be anywhere."""
+    return min(max(int(time.time() // _DAY), 0), _LAST_DAY)
 
 
 @contextlib.contextmanager

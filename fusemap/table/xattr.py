@@ -88,6 +88,8 @@ class XattrShelf(Shelf):
     def why_not(self) -> str:
         """Why this directory cannot hold a table, as the end of a sentence; "" where it seems to be able to.
 
+        Raises OSError, ETIMEDOUT, where another process never lets go of its lock: that is no reason to go elsewhere.
+
         It is asked without writing anything: a mount should not change the directory's times for nothing. The last
         word has the first attribute that is written.
         """
@@ -100,6 +102,8 @@ class XattrShelf(Shelf):
             with flock(self._fd, self.where, shared=True):
                 pass
         except OSError as error:
+            if error.errno == errno.ETIMEDOUT:
+                raise
             return f"{NO_LOCK} ({error.strerror})"
         if os.fstatvfs(self._fd).f_flag & os.ST_RDONLY:
             return "it is mounted read-only"

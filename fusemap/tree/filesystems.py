@@ -297,10 +297,12 @@ class FileSystems:
             return True
         if known is not None or name is not None or mount.info is None or not self._devices:
             return False  # it was unmounted since: this is the same one, come back; or it is the root's own
-        for info in self._beneath(table):
+        own = [other.info for other in self._mounts.values() if other.place is None and other.info is not None]
+        for info in self._beneath(table) + (own if mount.kind == "btrfs" else []):
             if info.kind == mount.info.kind and info.device != mount.info.device:
                 with contextlib.suppress(OSError):
-                    if self._identity_at(info) == identity:
+                    found = self._identity_at(info)
+                    if found == identity or (found is not None and _of_one_btrfs(found.key, identity.key)):
                         return True
         return False
 
@@ -365,6 +367,12 @@ class FileSystems:
             if any(place[0] == mount.id for place, known in self._devices.items() if known is device):
                 return device
         return None
+
+
+def _of_one_btrfs(key: str, other: str) -> bool:
+    """Whether these are two subvolumes of one btrfs: a copy of it has all of them, and shows one at its top."""
+    (disk, _, subvolume), (others, _, theirs) = key.rpartition(":"), other.rpartition(":")
+    return disk.startswith("btrfs:") and disk == others and subvolume.partition("#")[0] != theirs.partition("#")[0]
 
 
 def opener(dirfd: int, name: bytes) -> Callable[[], int]:

@@ -18,7 +18,7 @@ from fusemap.host.identity import Identity, boot_id, identify, named, session_on
 from fusemap.host.mountinfo import mount_table
 
 from ..support import needs
-from ..support.process import User, call_as, run
+from ..support.process import User, attempt, call_as, run
 from ..support.stage import Stage
 
 NOBODY = 65534
@@ -136,6 +136,20 @@ def test_btrfs_subvolumes_and_snapshots_are_devices_of_their_own(stage: Stage) -
     again = {name: ask(stage.path / "sub" / name) for name in ("a", "b", "snap")}
     assert again == {name: keys[name] for name in again}
     assert {name: os.stat(stage.path / "sub" / name).st_dev for name in again} != {name: stats[name] for name in again}
+
+
+def test_a_copy_of_a_btrfs_is_known_by_what_both_have_on_disk(stage: Stage) -> None:
+    """Beside its original it has an fsid that the kernel made up, and another one at every mount (Linux 6.7)."""
+    image = stage.image("btrfs")
+    copy = stage.path / "copy.img"
+    run("cp", "--sparse=always", image, copy)
+    alone = ask(stage.mount(copy, "copy", "-o", "loop"))
+    run("umount", stage.path / "copy")
+    original = ask(stage.mount(image, "original", "-o", "loop"))
+    if attempt("mount", "-o", "loop", copy, stage.path / "copy").returncode:
+        needs.missing("this kernel does not mount a copy of a btrfs beside its original")
+    assert ask(stage.path / "copy") == alone == original
+    run("umount", stage.path / "copy")
 
 
 def test_btrfs_without_its_ioctls_is_known_by_its_fsid(stage: Stage, without: Callable[..., None]) -> None:

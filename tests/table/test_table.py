@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -456,6 +457,24 @@ def test_a_damaged_table_costs_new_files_their_number_and_no_other(
     os.setxattr(tree, name, data)
     assert mapper.path(key(2), 5) == 5 << 3 | 0b010
     table.close()
+
+
+def test_an_export_of_months_notes_what_it_still_shows(
+    tree: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = 20_000
+    monkeypatch.setattr("fusemap.table.table._today", lambda: day)
+    with contextlib.closing(open_table(tree, directory=place)) as table:
+        for number in (1, 2):
+            table.seen(key(number), f"mnt/{number}")
+        mapper = table.mapper()
+        mapper.path(key(1), 5)
+        day += 100
+        table.still_here()
+        with contextlib.closing(open_table(tree, directory=place)) as other:
+            assert [(device.label, device.seen) for device in other.devices()] == [("mnt/1", day)]
+        mapper.path(key(2), 5)  # met long ago, and nothing of it was known till now
+        assert [(device.label, device.seen) for device in table.devices()] == [("mnt/1", day), ("mnt/2", day)]
 
 
 def test_seen_is_noted_once_a_day(tree: Path, place: str) -> None:
