@@ -164,7 +164,9 @@ def _detach_dead(target: str) -> None:
 
 def _seen_inside(table: list[MountInfo], source: bytes, target: bytes) -> str | None:
     """Where a bind mount shows the directory `target` inside `source`, if one does."""
-    home = max((info for info in table if contains(info.point, target)), key=lambda info: len(info.point))
+    home = max((info for info in table if contains(info.point, target)), key=lambda info: len(info.point), default=None)
+    if home is None:  # in a chroot whose root is no mount, the table leaves out what is around it
+        return None
     inside = _within(home, target)
     for info in table:
         if info.device == home.device and contains(source, info.point) and contains(info.root, inside):

@@ -36,7 +36,7 @@ from fusemap.host.creds import Caller
 from fusemap.qid import Mapper
 from fusemap.table import Table
 from fusemap.tree import Directory, Node, Tree, attributes, changes
-from fusemap.tree.live import LONG_REMOVAL_BLOCKS, SETTLED_NS
+from fusemap.tree.live import LONG_REMOVAL_BLOCKS, settled_ns
 from fusemap.tree.places import path_below, path_of
 from fusemap.tree.shown import Shown
 from fusemap.tree.statistics import Statistics, now_ns
@@ -61,6 +61,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, cache: Cache, shown: Mapper | None = None, table: Table | None = None) -> None:
         super().__init__()
         self.tree: Final = tree
+        self.table: Final = table
         self.gate: Final = Gate(tree.rest)
         self._transfer = Transfer(self.gate, tree.identity)
         self.watch: Final = MountWatch(tree)
@@ -348,6 +349,8 @@ class Operations(pyfuse3.Operations):
     async def _forget(self, number: int, count: int) -> None:
         with contextlib.suppress(OSError):  # unknown: told of by a reply that the kernel did not take
             node = self._node(number)
+            for former in self.tree.inherit(node):
+                self._stamps.pop(former, None)
             long = self.tree.forget(node, count)
             if node.lookups <= 0:
                 self._stamps.pop(node, None)
@@ -431,10 +434,11 @@ class Operations(pyfuse3.Operations):
         # And if it changed since the kernel may have asked for its attributes, the kernel would read up to an old size.
         stamp = hash(st.content_stamp)
         before = self._stamps.get(node)
-        age = time.time_ns() - (st.ctime_s * 1_000_000_000 + st.ctime_ns)
-        settled = age > SETTLED_NS and not node.mount.remote
+        ctime = st.ctime_s * 1_000_000_000 + st.ctime_ns
+        age, settles = time.time_ns() - ctime, settled_ns(ctime)
+        settled = age > settles and not node.mount.remote
         self._stamps[node] = stamp if settled else 0
-        asked_before = age > SETTLED_NS + self._cache.timeout * 1e9 and not node.mount.remote
+        asked_before = age > settles + self._cache.timeout * 1e9 and not node.mount.remote
         if not fresh and (not asked_before or (before is not None and before != stamp)):
             _forget_attributes(node.number)
         return FileInfo(fh=fd, keep_cache=before == stamp)

@@ -18,6 +18,7 @@ import trio
 
 from fusemap.fuse.mountpoint import unmount, widen
 from fusemap.fuse.operations import Operations
+from fusemap.tree.days import each_day
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def unmount_if_ours(target: str, device: int) -> None:
 async def _run(operations: Operations, target: str, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, target, nursery.cancel_scope)
+        if operations.table is not None:
+            nursery.start_soon(each_day, operations.table.still_here)
         with operations.watch:
             widen(target)
             ready()

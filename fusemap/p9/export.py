@@ -94,6 +94,7 @@ class Export:
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.tree: Final = tree
+        self.table: Final = table
         self.model: Final = model
         self.read_only: Final = read_only
         self.msize: Final = msize

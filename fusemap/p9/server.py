@@ -30,6 +30,7 @@ from fusemap.p9.connection import FIRST_VERSION_SECONDS, Connection, Shared
 from fusemap.p9.export import Export, Peer
 from fusemap.p9.listen import Inherited, Listener, Source, address_of, close_all
 from fusemap.p9.session import Session
+from fusemap.tree.days import each_day
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Server:
         """Serves until a signal comes or nothing is left that could bring a request."""
         async with trio.open_nursery() as everything:
             await everything.start(self._heed_signals, everything.cancel_scope)
+            if self._export.table is not None:
+                everything.start_soon(each_day, self._export.table.still_here)
             async with trio.open_nursery() as works:
                 self._shared = Shared(works, self._export.tree.rest)
                 everything.start_soon(self._shared.rounds.run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+LATE_DAY: Final = 40_000
 
 
 def nothing(operations: Any) -> None:
@@ -50,3 +52,12 @@ def scarce(operations: Any) -> None:
     mapper = Mapper(source=Allocator(65536, 2**31 - 20))
     operations.tree.mapper = mapper
     operations.tree._path = mapper.path
+
+
+def short_days(operations: Any) -> None:
+    """A day takes a twentieth of a second, and today is LATE_DAY, though it was not when the devices were met."""
+    import fusemap.table.table as table
+    import fusemap.tree.days as days
+
+    days._DAY_SECONDS = 0.05  # type: ignore[misc]
+    table._today = lambda: LATE_DAY
