@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from fusemap.cli import check_saved, check_smb
+from fusemap.cli import check_saved, check_smb, streams
 from fusemap.errors import Refused
 
 _SHOWN: Final = 20
@@ -91,10 +91,11 @@ def run(options: argparse.Namespace) -> int:
     report = check(options.tree, known)
     if options.save:
         check_saved.save(options.save, report.numbers)
-    if options.json:
-        print(json.dumps(report.as_json(), indent=2))
-    else:
-        _print(report, options.tree, known is not None)
+    with streams.output():
+        if options.json:
+            print(json.dumps(report.as_json(), indent=2))
+        else:
+            _print(report, options.tree, known is not None)
     return 0 if report.good else 1
 
 
@@ -176,11 +177,11 @@ def _print(report: Report, tree: str, compared: bool) -> None:
         ("number changed", [f"{row['is']}\t{row['path']}\twas {row['was']}" for row in report.changed]),
     ):
         for line in rows[:_SHOWN]:
-            print(f"{problem}\t{_printable(line)}")
+            print(f"{problem}\t{streams.plain(line)}")
         if len(rows) > _SHOWN:
             print(f"{problem}\t... and {len(rows) - _SHOWN} more; --json lists them all")
     for line in report.unreadable:
-        print(f"fusemap: {_printable(line)}", file=sys.stderr)
+        streams.complain(line)
     changes = f", {len(report.changed)} changed, {report.new} new, {report.gone} gone" if compared else ""
     wrong = len(report.duplicates) + len(report.listed_otherwise)
     print(f"{tree}: {report.files} files, {wrong} wrong{changes}")
@@ -188,10 +189,6 @@ def _print(report: Report, tree: str, compared: bool) -> None:
 
 def _joined(paths: object) -> str:
     return "\t".join(str(path) for path in paths) if isinstance(paths, list) else ""
-
-
-def _printable(text: str) -> str:
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 class _Progress:

@@ -7,10 +7,10 @@ file that was saved from the one may be held against the other.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Final
 
+from fusemap.cli import files
 from fusemap.errors import Refused
 
 _FORMAT: Final = "fusemap-numbers"
@@ -33,11 +33,4 @@ def read(file: str) -> dict[str, int]:
 
 def save(file: str, numbers: Mapping[str, int]) -> None:
     """Writes them. Raises Refused."""
-    # Beside it first: a full disk must not leave half of the earlier numbers.
-    beside = f"{file}.new"
-    try:
-        with open(beside, "w", encoding="utf-8") as stream:
-            json.dump({"format": _FORMAT, "numbers": numbers}, stream)
-        os.replace(beside, file)
-    except OSError as error:
-        raise Refused(f"cannot write {file}: {error.strerror}") from error
+    files.write(file, json.dumps({"format": _FORMAT, "numbers": numbers}).encode())

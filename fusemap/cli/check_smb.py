@@ -34,7 +34,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import importlib.util
 import json
 import os
 import stat
@@ -42,7 +41,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from fusemap.cli import check_saved
+from fusemap.cli import check_saved, extras
 from fusemap.cli.mounted import file_of
 from fusemap.errors import Refused
 
@@ -109,8 +108,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Looks at the share and prints what is found."""
-    if importlib.util.find_spec("smbprotocol") is None:
-        raise Refused("fusemap check --smb needs smbprotocol: pip install 'fusemap[smb]'")
+    extras.need("smbprotocol", "smb", "fusemap check --smb needs smbprotocol")
     from fusemap.smb.address import parse
     from fusemap.smb.columns import Comparison
     from fusemap.smb.share import Share

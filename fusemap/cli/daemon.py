@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 
+from fusemap.cli.streams import plain, sentence
 from fusemap.errors import FusemapError
 
 
@@ -32,7 +34,8 @@ def detach(work: Callable[[Callable[[], None]], None], usable: Callable[[], obje
         except OSError:
             answer = b""
     died = "fusemap: the background process died at its start; see the log\n"
-    sys.stderr.write(answer.decode(errors="replace") or died)
+    with contextlib.suppress(OSError):
+        sys.stderr.write(answer.decode(errors="replace") or died)
     return 2 if answer else 1
 
 
@@ -63,7 +66,10 @@ def _background(work: Callable[[Callable[[], None]], None], writer: int) -> None
     try:
         work(ready)
     except FusemapError as error:
-        tell(f"fusemap: {error}\n".encode())
+        tell(f"fusemap: {plain(str(error))}\n".encode())
+        status = 2
+    except OSError as error:
+        tell(f"fusemap: {plain(sentence(error))}\n".encode())
         status = 2
     except BaseException:
         tell(traceback.format_exc().encode())

@@ -7,6 +7,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from fusemap.cli.streams import sentence
 from fusemap.errors import FusemapError, Refused
 from fusemap.host.identity import named
 
@@ -65,10 +66,12 @@ def add_options(verb: Any) -> None:
 
 def settle(options: argparse.Namespace) -> None:
     """Reads the names and makes every path absolute, since a background process works in "/". Raises Refused."""
+    if not options.source:  # as of a variable that is not set: the current directory is not what was meant
+        raise Refused("SRC is empty: name the directory to show")
     options.source = os.path.abspath(options.source)
     options.log = options.log and os.path.abspath(options.log)
     options.names = _read_names(options.name)
-    if options.state.startswith("sqlite:"):
+    if options.state.startswith("sqlite:") and options.state != "sqlite:":
         options.state = "sqlite:" + os.path.abspath(options.state.removeprefix("sqlite:"))
 
 
@@ -79,13 +82,18 @@ def open_table(options: argparse.Namespace) -> Table:
 
     # A colliding map is for show and leaves nothing behind that another map would have to contradict.
     state = "none" if options.map in _COLLIDING and options.state == "auto" else options.state
-    return open_table(
-        options.source,
-        state,
-        options.map,
-        options.k,
-        device_of=lambda dev: device_key_of(present(options.source, options.names), dev),
-    )
+    try:
+        return open_table(
+            options.source,
+            state,
+            options.map,
+            options.k,
+            device_of=lambda dev: device_key_of(present(options.source, options.names), dev),
+        )
+    except FusemapError:
+        raise
+    except OSError as error:
+        raise Refused(f"the table of {options.source}: {sentence(error)}") from error
 
 
 def open_tree(options: argparse.Namespace, table: Table) -> tuple[Tree, Mapper | None]:

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from fusemap.cli import streams
 from fusemap.cli.mounted import Located, file_of
 from fusemap.errors import Refused
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            print(f"{row['number']}\t{row['device']}\t{row['inode']}\t{row['path']}")
+            print(f"{row['number']}\t{row['device']}\t{row['inode']}\t{streams.plain(str(row['path']))}")
     return 0
 
 

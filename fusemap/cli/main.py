@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from fusemap import __version__
-from fusemap.cli import check, id, mount, scan, serve, table, top, view, where
+from fusemap.cli import streams
 from fusemap.errors import FusemapError
-
-_VERBS = (mount, serve, scan, id, where, check, table, top, view)
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    # Here, where Ctrl-C is met with no traceback: on a busy machine this takes a while.
+    from fusemap.cli import check, id, mount, scan, serve, table, top, view, where
+
+    words = argparse.ArgumentParser(
         prog="fusemap",
         description="Shows a tree that spans several file systems as one device; every file has its own number.",
         epilog="fusemap VERB --help tells more of each.",
     )
-    top.add_argument("--version", action="version", version=f"fusemap {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in _VERBS:
+    words.add_argument("--version", action="version", version=f"fusemap {__version__}")
+    verbs = words.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in (mount, serve, scan, id, where, check, table, top, view):
         verb.add(verbs)
-    return top
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,15 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0].startswith("/"):
         # mount.fuse(8) calls the program of "mount -t fuse.fusemap SRC MNT -o ..." with no verb.
         words.insert(0, "mount")
-    options = parser().parse_args(words)
+    streams.complete()
+    return streams.finish(_run(words))
+
+
+def _run(words: Sequence[str]) -> int:
     try:
+        options = parser().parse_args(words)
         return int(options.run(options))
+    except SystemExit as end:  # argparse has said what there is to say
+        return int(end.code or 0)
     except FusemapError as error:
-        print(f"fusemap: {error}", file=sys.stderr)
+        streams.complain(str(error))
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; nothing more to say at exit
+        streams.drop()  # the reader went away; nothing more to say at exit
         return 1
+    except OSError as error:
+        streams.complain(streams.sentence(error))
+        return 2
     except KeyboardInterrupt:
         return 130
 

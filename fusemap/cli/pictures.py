@@ -6,14 +6,12 @@ made after it, under another name beside FILE, and renamed: so a census of a tre
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import secrets
 import stat
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from fusemap.cli import extras, files, streams
 from fusemap.errors import Refused
 
 if TYPE_CHECKING:
@@ -50,8 +48,8 @@ def check(options: argparse.Namespace) -> None:
     given = [name for name in (options.html, options.png) if name is not None]
     if given.count(STANDARD_OUTPUT) + options.json > 1 and on_output(options):
         raise Refused("standard output can hold one thing: give --html or --png a file, or leave out --json")
-    if options.png is not None and importlib.util.find_spec("PIL") is None:
-        raise Refused("fusemap scan --png needs Pillow: pip install 'fusemap[png]'")
+    if options.png is not None:
+        extras.need("PIL", "png", "fusemap scan --png needs Pillow")
     if options.png == STANDARD_OUTPUT and sys.stdout.isatty():
         raise Refused("a picture is nothing for a terminal: send it into a file, or name one after --png")
     for option in ("html", "png"):
@@ -102,23 +100,9 @@ def _checked(name: str) -> str:
 
 def _write(name: str, data: bytes) -> None:
     if name == STANDARD_OUTPUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with streams.output():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         return
-    beside = os.path.join(os.path.dirname(name), f".fusemap-{secrets.token_hex(8)}")
-    try:
-        with open(beside, "xb") as file:
-            # Whoever may read FILE may still do so, and nobody else: the names of colliding files are in it.
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(name).st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, name)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        if isinstance(error, OSError):
-            raise Refused(f"cannot write {name}: {error.strerror}") from error
-        raise
+    files.write(name, data)

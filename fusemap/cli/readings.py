@@ -40,6 +40,9 @@ class Source:
         self._last: Reading | None = None
         self._reused = 0
 
+    def close(self) -> None:
+        """Lets go of it; a connection is ended."""
+
     def read(self) -> Reading:
         """A reading. Raises as `one` does.
 
@@ -119,6 +122,10 @@ class Server(Source):
 
         super().__init__()
         self._client = Client(address, _CONTROL)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._client.close()
 
     def one(self, name: str) -> Any:
         """See `Source`."""

@@ -8,13 +8,16 @@ import contextlib
 import datetime
 import json
 import os
-import sys
+from collections.abc import Iterator
 
-from fusemap.cli.tables import open_source, opened, write_text
+from fusemap.cli import files, streams
+from fusemap.cli.tables import check_state, open_source, opened
 from fusemap.errors import DamagedTable, Refused
+from fusemap.table.codec import encode_moved
 from fusemap.table.home import default_file
+from fusemap.table.ledger import Ledger
 from fusemap.table.salvage import Salvage, put_back, read_pieces, salvage
-from fusemap.table.shelf import NoRoom
+from fusemap.table.shelf import NoRoom, flock
 from fusemap.table.sqlite import SqliteShelf, is_there
 from fusemap.table.store import Store
 from fusemap.table.xattr import XattrShelf
@@ -22,6 +25,7 @@ from fusemap.table.xattr import XattrShelf
 
 def repair(options: argparse.Namespace) -> int:
     """Says what can be saved, and saves it if asked to. Exit 1 while the table is damaged."""
+    check_state(options)
     try:
         with opened(options) as table:
             if options.json:
@@ -30,11 +34,16 @@ def repair(options: argparse.Namespace) -> int:
                 print(f"the table in {table.where} is whole; there is nothing to repair")
             return 0
     except (DamagedTable, Refused) as error:
-        print(f"fusemap: {error}", file=sys.stderr)
+        why = error
     file, fd = _places(options)
+    streams.complain(str(why))
     try:
         if file is not None and (is_there(file) or fd is None):
-            return _repair_database(options, file)
+            whole = _whole(file) if fd is not None else None
+            if fd is not None and whole is not None:
+                return _repair_sign(options, fd, file, whole)
+            with _held(file):
+                return _repair_database(options, file)
         if fd is None:
             raise Refused(f"{options.source} cannot be opened")
         return _repair_attributes(options, fd)
@@ -49,6 +58,44 @@ def _places(options: argparse.Namespace) -> tuple[str | None, int | None]:
         return os.path.abspath(options.state.removeprefix("sqlite:")), None
     fd = open_source(options.source)
     return default_file(fd, os.path.realpath(options.source)), fd
+
+
+def _whole(file: str) -> Ledger | None:
+    """The table in a database, None where it is none or damaged."""
+    with contextlib.suppress(OSError, Refused):
+        store = Store(SqliteShelf(file))
+        try:
+            with store.lock(shared=True):
+                store.load()
+            return store.ledger
+        finally:
+            store.close()
+    return None
+
+
+def _repair_sign(options: argparse.Namespace, fd: int, file: str, ledger: Ledger) -> int:
+    """The table is in a database and whole, and only the attributes that say so are damaged: let them say it again."""
+    where = os.path.realpath(options.source)
+    shelf = XattrShelf(fd, where)
+    with shelf.lock():
+        pieces = read_pieces(shelf)
+        note = f"the table in {file} is whole; the attributes of {where}, where it was before, are damaged"
+        if options.json:
+            said = {"where": where, "damaged": sorted(pieces), "notes": [note], "complete": True,
+                    "entries": len(ledger.entries), "devices": list(ledger.devices)}  # fmt: skip
+            print(json.dumps(said, indent=2))
+        else:
+            print(note)
+        if not options.write:
+            if not options.json:
+                print("nothing was changed; --write FILE saves the attributes to FILE and has them say where it is")
+            return 1
+        _keep(options.write, where, pieces)
+        for name in pieces:
+            shelf.remove(name)
+        shelf.put("a.0", encode_moved(ledger, 1, file))
+    print(f"the attributes of {where} say again that the table is in {file}")
+    return 0
 
 
 def _repair_attributes(options: argparse.Namespace, fd: int) -> int:
@@ -96,6 +143,21 @@ def _repair_database(options: argparse.Namespace, file: str) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _held(file: str) -> Iterator[None]:
+    """The lock of a database as it is, against processes that go on with it in spite of the damage."""
+    try:
+        fd = os.open(file + "-lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with flock(fd, file):
+            yield
+    finally:
+        os.close(fd)
+
+
 def _report(options: argparse.Namespace, found: Salvage, where: str) -> bool:
     """Print what was found; whether to go on and write."""
     ledger = found.ledger
@@ -128,4 +190,5 @@ def _report(options: argparse.Namespace, found: Salvage, where: str) -> bool:
 def _keep(file: str, where: str, pieces: dict[str, bytes]) -> None:
     """Save the pieces as they are, so that whoever knows better can still do better."""
     data = {name: base64.b64encode(piece).decode() for name, piece in pieces.items()}
-    write_text(file, json.dumps({"format": "fusemap-pieces", "where": where, "pieces": data}, indent=2) + "\n")
+    text = json.dumps({"format": "fusemap-pieces", "where": where, "pieces": data}, indent=2) + "\n"
+    files.write(file, text.encode())

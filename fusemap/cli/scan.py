@@ -15,7 +15,8 @@ surrogates, as Python's os.fsencode() takes them. New keys may come; these stay:
     names       how many names the tree has, itself included; files: how many files (and directories, devices ...)
                 those are, where several names of one file (hard links, bind mounts) count once
     vanished    names that were listed, and gone when they were to be looked at
-    unreadable  [{path, why}]: directories that could not be read; what is in them is not in the census
+    unreadable  [{path, why}]: directories that could not be read, at most 10,000; what is in them is not in the census
+    unreadable_more  how many more could not be read
     from_table  whether the suffixes are those of the tree's table
     devices     [{key, lasting, st_dev, kind, path, names, files, highest_inode, affixes, colliding}]: st_dev is
                 "major:minor", affixes [{index, bits}] with the bits as a string of 0 and 1, colliding the number of
@@ -33,7 +34,6 @@ surrogates, as Python's os.fsencode() takes them. New keys may come; these stay:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -41,7 +41,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from fusemap.cli import pictures
+from fusemap.cli import extras, pictures, streams
 from fusemap.cli.exported import settle
 from fusemap.errors import Refused
 
@@ -75,7 +75,13 @@ def add(verbs: Any) -> None:
         help="whose collisions to list, may be repeated: raw (default, the host's own numbers), prefix, qemu, suffix; "
         "or an exhibit: xor, xxh64, xxh32, samba. All are compared in any case",
     )
-    verb.add_argument("--state", default="auto", metavar="STATE", help="where the table of numbers is, if there is one")
+    verb.add_argument(
+        "--state",
+        default="auto",
+        metavar="STATE",
+        help="where the table of numbers is, if there is one, as for mount: auto (default), xattr, sqlite:FILE; none "
+        "leaves it out",
+    )
     verb.add_argument(
         "--name", action="append", default=[], metavar="PATH=NAME", help="the name of the device at PATH, as for mount"
     )
@@ -86,8 +92,7 @@ def add(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Takes the census and prints it."""
-    if importlib.util.find_spec("numpy") is None:
-        raise Refused("fusemap scan needs numpy: pip install 'fusemap[scan]'")
+    extras.need("numpy", "scan", "fusemap scan needs numpy")
     from fusemap.census import take
     from fusemap.view import draw
     from fusemap.view.report import report
@@ -107,10 +112,11 @@ def run(options: argparse.Namespace) -> int:
             progress.end()
             census.root = given
             census.chosen = chosen  # pictures show all, lists and the exit status go by these
-            if options.json:
-                _print_json(census)
-            elif not pictures.on_output(options):
-                draw(report(census, _columns(sys.stdout)), sys.stdout)
+            with streams.output():
+                if options.json:
+                    _print_json(census)
+                elif not pictures.on_output(options):
+                    draw(report(census, _columns(sys.stdout)), sys.stdout)
             if pictures.wanted(options):
                 pictures.make(census, options, progress)
             return 1 if census.collides else 0
@@ -167,6 +173,7 @@ def _head(census: Census) -> dict[str, object]:
         "files": census.files,
         "vanished": census.vanished,
         "unreadable": [{"path": os.fsdecode(path), "why": why} for path, why in census.unreadable],
+        "unreadable_more": census.unnamed,
         "from_table": census.from_table,
         "devices": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from io import RawIOBase
 from typing import TYPE_CHECKING, Any, Final
 
-from fusemap.cli import exported
+from fusemap.cli import exported, streams
 from fusemap.cli.logs import set_up
 from fusemap.errors import Refused
 
@@ -165,8 +166,12 @@ def _announce(sources: Sequence[Source]) -> None:
         if _uses_standard_output(sources):
             log.info("listening on %s", source.address)
         else:
-            with contextlib.suppress(BrokenPipeError):  # whoever started us does not want to know
+            try:
                 print(f"listening on {source.address}", flush=True)
+            except OSError as error:
+                streams.drop()
+                if error.errno != errno.EPIPE:  # otherwise whoever started us does not want to know
+                    log.warning("cannot print that we listen on %s: %s", source.address, error.strerror)
 
 
 def _uses_standard_output(sources: Sequence[Source]) -> bool:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from fusemap.cli import files, streams
 from fusemap.cli.repair import repair
-from fusemap.cli.tables import open_source, opened, write_text
+from fusemap.cli.tables import open_source, opened
 from fusemap.errors import Refused
 from fusemap.qid.affix import LAST_INDEX
 from fusemap.table import Ledger, Table
@@ -29,11 +30,17 @@ DESCRIPTION: Final = """\
 The table says which number every device's files get. It lies in attributes of SRC, or in a database where those cannot
 hold it; --state names another one, as for fusemap mount.
 """
+EPILOG: Final = """\
+fusemap table ACT --help tells more of each. v1 is the format of patches for QEMU, "9p: persistency of QID path beyond
+reboots": attributes user.virtfs.system.qid*.* of SRC. export writes it, import reads it, and so does a first mount.
+"""
 
 
 def add(verbs: Any) -> None:
     """Adds the verb to the command line."""
-    verb = verbs.add_parser("table", help="show, export, import, clean or repair a table", description=DESCRIPTION)
+    verb = verbs.add_parser(
+        "table", help="show, export, import, clean or repair a table", description=DESCRIPTION, epilog=EPILOG
+    )
     acts = verb.add_subparsers(dest="act", metavar="ACT", required=True)
 
     act = _act(acts, "show", show, "print devices, entries and what is left")
@@ -41,16 +48,18 @@ def add(verbs: Any) -> None:
 
     act = _act(acts, "export", export, "write the table as JSON, or as attributes in QEMU's format")
     act.add_argument("--format", choices=("json", "v1"), default="json", help="v1 goes to attributes of SRC itself")
-    act.add_argument("-o", "--output", metavar="FILE", help="write JSON to FILE instead of standard output")
+    act.add_argument("-o", "--output", metavar="FILE", help="write JSON to FILE instead of standard output (-)")
 
     act = _act(acts, "import", import_, "add what an exported table says; nothing that is there changes")
     act.add_argument("file", nargs="?", metavar="FILE", help="a table exported as JSON; - is standard input")
     act.add_argument("--format", choices=("json", "v1"), default="json", help="v1 comes from attributes of SRC itself")
 
+    _intermixed(act)
+
     act = _act(acts, "gc", gc, "drop devices that are gone, and retire their indices for good")
     act.add_argument("--device", action="append", default=[], metavar="KEY", help="this device, as show prints it")
     act.add_argument(
-        "--unseen", type=int, metavar="DAYS", default=_OLD_DAYS,
+        "--unseen", type=_days, metavar="DAYS", default=_OLD_DAYS,
         help=f"devices that were not seen for so many days (default {_OLD_DAYS}); used where no --device is given",
     )  # fmt: skip
     act.add_argument("--dry-run", action="store_true", help="only print what would go")
@@ -67,6 +76,20 @@ def _act(acts: Any, name: str, run: Callable[[argparse.Namespace], int], help: s
     act.add_argument("--state", default="auto", metavar="STATE", help="auto (default), xattr or sqlite:FILE")
     act.set_defaults(run=run)
     return act
+
+
+def _intermixed(act: Any) -> None:
+    """Options may stand between SRC and FILE, too; argparse by itself takes a FILE behind them for one too many."""
+    plain = act.parse_known_args
+
+    def parse(words: list[str], namespace: argparse.Namespace | None = None) -> Any:
+        act.parse_known_args = plain
+        try:
+            return act.parse_known_intermixed_args(words, namespace)
+        finally:
+            act.parse_known_args = parse
+
+    act.parse_known_args = parse
 
 
 def show(options: argparse.Namespace) -> int:
@@ -93,17 +116,22 @@ def export(options: argparse.Namespace) -> int:
             raise Refused(f"{options.source} has no table to export; it gets one when it is mounted")
         ledger = table.ledger()
         if options.format == "v1":
+            if options.output is not None:
+                raise Refused("--format v1 goes to attributes of SRC itself: leave out -o")
             return _export_v1(options.source, ledger)
         text = json.dumps(to_json(ledger), indent=2) + "\n"
-        if options.output:
-            write_text(options.output, text)
+        if options.output in (None, "-"):
+            with streams.output():
+                sys.stdout.write(text)
         else:
-            sys.stdout.write(text)
+            files.write(options.output, text.encode())
         return 0
 
 
 def import_(options: argparse.Namespace) -> int:
     """Adds records from elsewhere, all of them or none."""
+    if options.format == "v1" and options.file is not None:
+        raise Refused(f"--format v1 comes from attributes of SRC itself: leave out {options.file}")
     with opened(options) as table:
         ledger = _imported_v1(options.source, table) if options.format == "v1" else _imported_json(options.file)
         if table.exists:
@@ -116,7 +144,10 @@ def import_(options: argparse.Namespace) -> int:
                 )
             added = 0 if merged is None else len(merged.entries) - len(now.entries)
             if merged is not None:
-                table.replace(merged)
+                try:
+                    table.replace(merged)
+                except ValueError as error:
+                    raise Refused(f"the table in {table.where} has just been changed: import once more") from error
         else:
             added = len(ledger.entries)
             table.mode, table.k = ledger.mode, ledger.k
@@ -180,6 +211,12 @@ def _print(table: Table, ledger: Ledger, points: dict[str, list[str]]) -> None:
         print(f"{ledger.holder_count} inode numbers known by generation, {reused(ledger)} times given to another file")
 
 
+def _days(word: str) -> int:
+    if not word.isascii() or not word.isdigit():
+        raise argparse.ArgumentTypeError(f"{word}: a number of days is meant")
+    return int(word)
+
+
 def _day(days: int) -> str:
     return datetime.date.fromordinal(datetime.date(1970, 1, 1).toordinal() + days).isoformat() if days else "never"
 
@@ -241,7 +278,7 @@ def _imported_json(file: str | None) -> Ledger:
             return from_json(json.load(stream))
     except OSError as error:
         raise Refused(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{file} is not JSON ({error}): fusemap table export makes what can be imported") from error
 
 

@@ -15,12 +15,20 @@ from fusemap.table import Table, open_table
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+def check_state(options: argparse.Namespace) -> None:
+    """Raises Refused where --state names no place for a table."""
+    kind, _, file = options.state.partition(":")
+    if options.state == "none":
+        raise Refused("--state none keeps no table")
+    if options.state not in ("auto", "xattr") and not (kind == "sqlite" and file):
+        raise Refused(f"--state {options.state}: choose auto, xattr, or sqlite:FILE with a file's name")
+
+
 @contextlib.contextmanager
 def opened(options: argparse.Namespace) -> Iterator[Table]:
     """The table of the source, whatever its mode."""
     logging.getLogger().setLevel(logging.ERROR)
-    if options.state == "none":
-        raise Refused("--state none keeps no table")
+    check_state(options)
     try:
         table = open_table(options.source, options.state, None)
         try:
@@ -39,14 +47,3 @@ def open_source(source: str) -> int:
         return os.open(source, _DIRECTORY)
     except OSError as error:
         raise Refused(f"cannot open {source}: {error.strerror}") from error
-
-
-def write_text(file: str, text: str) -> None:
-    """Write a file, down to the disk. Raises Refused."""
-    try:
-        with open(file, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise Refused(f"cannot write {file}: {error.strerror}") from error

@@ -15,12 +15,13 @@ With --json one object is printed. New keys may come; these stay:
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import sys
 import time
 from typing import Any, Final
 
+from fusemap.cli import extras, streams
 from fusemap.cli.apart import Apart
 from fusemap.cli.readings import Gone, Source, source_of
 from fusemap.errors import Refused
@@ -36,7 +37,9 @@ def add(verbs: Any) -> None:
     """Adds the verb to the command line."""
     verb = verbs.add_parser("top", help="what a mounted tree does now", description=DESCRIPTION)
     verb.add_argument(
-        "tree", metavar="MNT", help="a fusemap mount, or the address of a 9P server (tcp:HOST:PORT, unix:PATH)"
+        "tree",
+        metavar="MNT",
+        help="a fusemap mount, or the address of a 9P server (tcp:HOST:PORT, unix:PATH, vsock:CID:PORT)",
     )
     verb.add_argument("--once", action="store_true", help="print one report over one interval, also on a terminal")
     verb.add_argument(
@@ -52,19 +55,23 @@ def run(options: argparse.Namespace) -> int:
     if source is None:
         raise Refused(f"{options.tree} is not a fusemap mount; mount a tree with fusemap mount first")
     try:
-        if options.once or options.json or not sys.stdout.isatty():
-            return _once(source, options)
-        if importlib.util.find_spec("rich") is None:
-            raise Refused("fusemap top needs rich on a terminal: pip install 'fusemap[live]', or ask with --once")
-        from fusemap.cli.screen import Screen, signals_end_it
-
-        with Apart(source) as tree, signals_end_it():
-            Screen(tree, options.interval).run()
+        with contextlib.closing(source):
+            return _watch(source, options)
     except Gone as gone:
         print(f"fusemap: {gone}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        pass
+        return 0
+
+
+def _watch(source: Source, options: argparse.Namespace) -> int:
+    if options.once or options.json or not sys.stdout.isatty():
+        return _once(source, options)
+    extras.need("rich", "live", "fusemap top needs rich on a terminal", ", or ask with --once")
+    from fusemap.cli.screen import Screen, signals_end_it
+
+    with Apart(source) as tree, signals_end_it():
+        Screen(tree, options.interval).run()
     return 0
 
 
@@ -87,8 +94,9 @@ def _once(source: Source, options: argparse.Namespace) -> int:
     time.sleep(options.interval)
     now = source.read()
     earlier = before if is_successor(now, before) else None
-    if options.json:
-        print(json.dumps(as_json(now, earlier), indent=2))
-    else:
-        draw(screen(now, earlier, list(news(now, None))), sys.stdout)
+    with streams.output():
+        if options.json:
+            print(json.dumps(as_json(now, earlier), indent=2))
+        else:
+            draw(screen(now, earlier, list(news(now, None))), sys.stdout)
     return 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib.util
 import ipaddress
 import logging
 import os
@@ -22,6 +21,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from fusemap.cli import extras, streams
 from fusemap.cli.apart import Apart
 from fusemap.cli.readings import Gone, source_of
 from fusemap.errors import FusemapError, Refused
@@ -67,8 +67,7 @@ def add(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves the page until a signal comes; returns the exit status."""
-    if importlib.util.find_spec("h11") is None:
-        raise Refused("fusemap view needs h11: pip install 'fusemap[live]'")
+    extras.need("h11", "live", "fusemap view needs h11")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     with contextlib.ExitStack() as stack:
         feed = _feed(options.tree, stack)
@@ -84,9 +83,9 @@ def _feed(tree: str, stack: contextlib.ExitStack) -> Feed:
 
     source = source_of(tree)
     if source is not None:
+        stack.enter_context(contextlib.closing(source))
         return MountFeed(stack.enter_context(Apart(source)).read, Gone)
-    if importlib.util.find_spec("numpy") is None:
-        raise Refused("to look through a directory fusemap view needs numpy: pip install 'fusemap[live]'")
+    extras.need("numpy", "live", "to look through a directory fusemap view needs numpy")
     if not os.path.isdir(tree):
         raise Refused(f"{tree} is not a directory: name a fusemap mount, or a directory to look through")
     return CensusFeed(partial(_census, tree))
@@ -127,11 +126,10 @@ async def _serve(feed: Feed, listening: socket.socket, options: argparse.Namespa
     app = App(page(None, "events").encode(), board, token, own_policy, names=names, public=others)
     outcome = _Outcome()
     with trio.open_signal_receiver(*_STOPS) as signals:
+        _say(f"{_url(listening)}{token}/")  # who comes before there is a server waits
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Host(app).run, [listening])
             nursery.start_soon(_feeding, feed, board, outcome, nursery.cancel_scope)
-            with contextlib.suppress(BrokenPipeError):  # whoever started us does not want to know
-                print(f"{_url(listening)}{token}/", flush=True)
             async for _ in signals:
                 break
             await _goodbye(board, "fusemap view was ended")
@@ -139,6 +137,14 @@ async def _serve(feed: Feed, listening: socket.socket, options: argparse.Namespa
     if outcome.error is not None:
         raise outcome.error
     return outcome.status
+
+
+def _say(address: str) -> None:
+    try:
+        with streams.output():
+            print(address)
+    except BrokenPipeError:  # whoever started us does not want to know
+        streams.drop()
 
 
 class _Outcome:

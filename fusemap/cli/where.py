@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+from fusemap.cli import streams
 from fusemap.cli.mounted import locate
 
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints where the number is."""
     found = locate(options.tree, options.number)
     if found is None:
-        print(f"fusemap: no file of {options.tree} was given the number {options.number}", file=sys.stderr)
+        streams.complain(f"no file of {options.tree} was given the number {options.number}")
         return 1
     paths = []
     for path in _paths(options.tree, options.number):
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({**found, "paths": paths}, indent=2))
     else:
         for path in paths or ["(no path: deleted, moved away, or not readable)"]:
-            print(f"{found['device']}\t{found['inode']}\t{path}")
+            print(f"{found['device']}\t{found['inode']}\t{streams.plain(path)}")
     return 0 if paths else 1
 
 
@@ -62,4 +62,4 @@ def _paths(tree: str, number: int) -> Iterator[str]:
                     if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device:
                         todo.append(entry.path)
         except OSError as error:
-            print(f"fusemap: {error.filename}: {error.strerror}", file=sys.stderr)
+            streams.complain(streams.sentence(error))

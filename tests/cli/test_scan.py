@@ -55,8 +55,8 @@ def test_one_chosen_scheme_that_collides_is_enough(tree: Path) -> None:
 def test_json_says_everything(tree: Path) -> None:
     found = scanned(tree, "--map", "raw", "--map", "suffix")
     assert list(found) == [
-        "format", "version", "root", "names", "files", "vanished", "unreadable", "from_table", "devices", "schemes",
-        "budget", "collisions",
+        "format", "version", "root", "names", "files", "vanished", "unreadable", "unreadable_more", "from_table",
+        "devices", "schemes", "budget", "collisions",
     ]  # fmt: skip
     assert (found["format"], found["version"], found["root"]) == ("fusemap-scan", 1, str(tree))
     assert found["names"] == sum(device["names"] for device in found["devices"])
