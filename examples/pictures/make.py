@@ -23,9 +23,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-from rich.terminal_theme import TerminalTheme
-from rich.text import Text
+try:
+    from rich.console import Console
+    from rich.terminal_theme import TerminalTheme
+    from rich.text import Text
+except ImportError as error:
+    raise SystemExit(f"make.py: {error}; in the checkout: {sys.executable} -m pip install '.[scan,view,png]'") from None
 
 HERE: Final = Path(__file__).resolve().parent
 CHECKOUT: Final = HERE.parent.parent

@@ -92,6 +92,8 @@ class Census:
         """Files, directories among them; one that has several names is one."""
         self.vanished = 0
         self.unreadable: list[Unreadable] = []
+        self.unnamed = 0
+        """How many more places could not be read than `unreadable` names."""
         self.devices: list[Device] = []
         self.schemes: dict[str, Scheme] = {}
         self.entries = 0
@@ -215,7 +217,7 @@ def _count(
         rank[met.index] = index
     census._rows = rows = spill.rows_of(rank)
     census.names, census.vanished = len(rows), walk.vanished
-    census.unreadable = sorted(walk.unreadable)
+    census.unreadable, census.unnamed = sorted(walk.unreadable), walk.unnamed
     halves, highest, names = upper_halves(rows.chunks(), len(devices))
     tops = [Tops(met.identity.key, met.dev, met.top, some) for met, some in zip(devices, halves, strict=True)]
 

@@ -37,12 +37,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 from fusemap.census.spill import RUN, Spill
 from fusemap.errors import Refused
-from fusemap.host.calls import Calls
+from fusemap.host.calls import Calls, open_no_symlinks
 from fusemap.host.identity import Identity, filesystem_magic, identify, session_only
 from fusemap.host.mountinfo import MountInfo, contains, mount_table
 
 THREADS: Final = 8
 """Devices that are walked at a time."""
+
+KEPT: Final = 10_000
+"""Places that could not be looked at and are named; of all others there is a count."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _AT_FDCWD: Final = -100
@@ -104,6 +107,8 @@ class Walk:
         self._error: Exception | None = None
         self._stop = threading.Event()
         self.unreadable: list[Unreadable] = []
+        self.unnamed = 0
+        """How many more could not be looked at."""
         self.vanished = 0
         """Names that were listed and then not there any more."""
 
@@ -165,7 +170,11 @@ class Walk:
     def _work(self) -> None:
         while (path := self._jobs.get()) is not None:
             try:
-                self._walk(path)
+                top = os.open(self._root, _DIRECTORY | os.O_PATH)
+                try:
+                    self._walk(top, path)
+                finally:
+                    os.close(top)
             except Exception as error:
                 self._error = error
                 self._stop.set()
@@ -206,7 +215,7 @@ class Walk:
             if count[met.identity.key] > 1 and met.place != b".":
                 met.identity = met.session
 
-    def _walk(self, start: bytes) -> None:
+    def _walk(self, top: int, start: bytes) -> None:
         """Walks one directory and what is below it on the same device; others become jobs of their own."""
         # A directory, and names of directories in it, are one text: a list of all their paths could fill memory.
         todo = [b"\0" + start]
@@ -218,7 +227,7 @@ class Walk:
                 todo.append(rest)
             path = head + name
             try:
-                fd = self._open(path)
+                fd = self._open(top, path)
             except OSError as error:
                 self._cannot_open(path, error)
                 continue
@@ -238,13 +247,14 @@ class Walk:
             finally:
                 os.close(fd)
 
-    def _open(self, path: bytes) -> int:
+    def _open(self, top: int, path: bytes) -> int:
+        # Whoever may rename in the tree could put a link in the way, and have names from outside in the census.
         try:
-            return os.open(os.path.join(self._root, path), _DIRECTORY)
+            return open_no_symlinks(top, path, _DIRECTORY)
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ENOSYS, errno.EPERM):
                 raise
-        fd = os.open(self._root, _DIRECTORY)
+        fd = os.dup(top)
         for name in path.split(b"/"):
             below = fd
             try:
@@ -336,6 +346,8 @@ class Walk:
     def _cannot_open(self, path: bytes, error: OSError) -> None:
         """A directory that cannot be read has a number all the same."""
         self._failed(path, error)
+        if error.errno in _VANISHED:
+            return
         with contextlib.suppress(OSError):
             full = os.path.join(self._root, path)
             st = os.lstat(full)
@@ -347,6 +359,8 @@ class Walk:
         with self._lock:
             if error.errno in _VANISHED:
                 self.vanished += 1
+            elif len(self.unreadable) == KEPT:
+                self.unnamed += 1
             else:
                 self.unreadable.append(Unreadable(path, error.strerror or str(error)))
 

@@ -114,7 +114,7 @@ def model(census: Census, progress: Callable[[str, float], None] = lambda doing,
         "vanished": census.vanished,
         "from_table": census.from_table,
         "unreadable": {
-            "count": len(census.unreadable),
+            "count": len(census.unreadable) + census.unnamed,
             "listed": [{"path": os.fsdecode(path), "why": why} for path, why in census.unreadable[:PLACES]],
         },
         "devices": {

@@ -89,7 +89,9 @@ def _summary(census: Census) -> Iterator[Block]:
     for where in census.unreadable[:SHOWN]:
         yield Line(f"not read: {printable(where.path)}: {where.why}", "bad")
     if len(census.unreadable) > SHOWN:
-        yield Line(f"not read: {len(census.unreadable) - SHOWN:,} more; --json lists them all", "bad")
+        more = len(census.unreadable) + census.unnamed - SHOWN
+        listed = f"{len(census.unreadable):,} places" if census.unnamed else "them all"
+        yield Line(f"not read: {more:,} more; --json lists {listed}", "bad")
     if census.unreadable:
         yield Line("what is in them is not counted" + (": scan as root" if os.geteuid() else ""), "dim")
 

@@ -38,6 +38,7 @@ class PretendedWalk:
     def __init__(self, root: str, spill: Spill, names: Mapping[str, str] | None = None) -> None:
         self._spill = spill
         self.unreadable: list[Unreadable] = []
+        self.unnamed = 0
         self.vanished = 0
         self.devices: list[Met] = []
 

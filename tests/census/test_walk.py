@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,44 @@ def test_deeper_than_a_path_may_be_long(tree: Path) -> None:
     assert len(found) == depth + 1
     assert max(len(path) for _, _, path in found) == depth * 201 - 1
     assert found == stated(tree)
+
+
+def test_a_link_that_comes_into_the_way_leads_nowhere(
+    stage: Stage, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = stage.directory("outside")
+    (outside / "below").mkdir()
+    (outside / "below" / "secret").touch()
+    (tree / "dir" / "below").mkdir(parents=True)
+    listed = Walk._list
+
+    def then_swapped(self: Walk, fd: int, path: bytes, *rest: Any) -> None:
+        listed(self, fd, path, *rest)
+        if path == b"dir":
+            (tree / "dir").rename(outside / "dir")
+            (tree / "dir").symlink_to(outside)
+
+    monkeypatch.setattr(Walk, "_list", then_swapped)
+    with Spill() as spill:
+        walk = Walk(str(tree), spill)
+        walk.run()
+        rows = spill.rows_of()
+        assert sorted(rows.path(at) for at in range(len(rows))) == [b".", b"dir"]
+        assert (walk.vanished, walk.unreadable) == (1, [])
+
+
+def test_of_very_many_unreadable_directories_some_are_named_and_all_are_counted(
+    stage: Stage, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemap.census.walk.KEPT", 3)
+    for number in range(8):
+        (tree / f"{number}").mkdir(mode=0)
+
+    def scan() -> tuple[int, int, int]:
+        with take(str(tree), ("raw",), directory="/tmp") as census:
+            return census.names, len(census.unreadable), census.unnamed
+
+    assert call_as(ALICE, scan) == (9, 3, 5)
 
 
 def test_a_directory_of_more_names_than_a_run(tree: Path) -> None:

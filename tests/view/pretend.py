@@ -50,7 +50,7 @@ def pretended(
         if more:
             spill.add(number, disk.place, list(more), array("Q", range(_MORE, _MORE + len(more))), False)
         devices.append(_device(number, disk))
-    walk: Any = SimpleNamespace(devices=devices, vanished=0, unreadable=list(unreadable))
+    walk: Any = SimpleNamespace(devices=devices, vanished=0, unreadable=list(unreadable), unnamed=0)
     census_module._count(census, walk, spill, None, lambda *_: None, PART, None)
     return census
 
