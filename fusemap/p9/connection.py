@@ -167,6 +167,7 @@ class Connection:
                 await self._catch_up()
         # It has said all it has to say, and may still read.
         while self._under_way:
+            self._finish = trio.Event()
             await self._until_finished()
         await self._sent()
 
@@ -214,6 +215,10 @@ class Connection:
             self._under_way += 1
             self._shared.under_way += 1
             self._held.append(work)
+        if self._progress is Progress.BUSY:
+            if not self._under_way:
+                raise RuntimeError("the session waits for work and has none")
+            self._finish = trio.Event()  # from now on, since some may finish before anybody waits for that
         if self._held:
             self._begin_held()
         return self._send(session.outgoing())
@@ -315,9 +320,7 @@ class Connection:
 
     async def _until_finished(self) -> None:
         """Returns when a work has finished; meanwhile nothing is received, so that an end would not be noticed."""
-        if not self._under_way:
-            raise RuntimeError("the session waits for work and has none")
-        self._finish = finish = trio.Event()
+        finish = self._finish
         while not finish.is_set():
             if self._channel.gone():
                 raise _Ended("hung up")

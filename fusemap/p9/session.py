@@ -6,7 +6,8 @@ server runs in a thread, and its tag stays in use until then.
 
 Rules that are kept here, all from section 5 of the manual (intro, version, flush):
 
-* nothing but Tversion is heard before a version is agreed; each Tversion ends all that was;
+* nothing but Tversion is heard before a version is agreed; each Tversion ends all that was, and is answered when
+  nothing of that can change anything any more;
 * a reply goes out in the order in which requests were finished, and of a flushed request either before its Rflush or
   never: what changes something is waited for, so that the client learns what became of it, and the rest is dropped;
 * a frame that is no frame (too short, longer than msize, no T-message, a tag that is in use) ends the connection, since
@@ -81,6 +82,7 @@ class Session(Buffers, Holdings):
         self.versioned = False
         self._pending: dict[int, Work] = {}
         self._flushing: dict[int, Work] = {}  # tags of Tflush that wait, and for what
+        self._ending: set[Work] = set()  # of before a Tversion, which waits for them
         self._under_way = 0
         self._under_way_bytes = 0
         self._work: list[Work] = []
@@ -159,9 +161,13 @@ class Session(Buffers, Holdings):
             entry = self._table.get(number)
             if entry is None or tag in self._pending or tag in self._flushing:
                 try:
-                    self._unusual(number, tag, start, end)
+                    heard = self._unusual(number, tag, start, end)
                 except WireError as error:
                     return self._drop(error)
+                if not heard:
+                    self._start = start
+                    counts[number] -= 1
+                    return Progress.BUSY
                 continue
             decode, handler = entry
             began = now_ns()
@@ -271,9 +277,13 @@ class Session(Buffers, Holdings):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _unusual(self, number: int, tag: int, start: int, end: int) -> None:
+    def _unusual(self, number: int, tag: int, start: int, end: int) -> bool:
+        """Answers what is no handler's. False when it must be looked at again, after a work has finished."""
         row = BY_NUMBER.get(number)
         if row is Tversion:  # whatever its tag, since all others end with it
+            self._abandon_all()
+            if self._ending:
+                return False
             self._version(wire.codec(Tversion, self.dialect).decode(self._buffer, start + 7, end), tag)
         elif tag in self._pending or tag in self._flushing:
             raise WireError(f"tag {tag} is in use")
@@ -290,6 +300,7 @@ class Session(Buffers, Holdings):
                 self._flush(message, tag)
         else:
             self.send(self.error(errno.EOPNOTSUPP), tag)
+        return True
 
     def _drop(self, error: WireError) -> Progress:
         """The connection is to be dropped, but not before what was begun is taken: its threads hold descriptors."""
@@ -307,7 +318,6 @@ class Session(Buffers, Holdings):
     def _version(self, message: Tversion, tag: int) -> None:
         if self.export.trace is not None:
             self._trace("<", message, tag)
-        self._abandon_all()
         self.versioned = False
         self._table, self._fast = {}, {}
         self.msize = min(message.msize, self.export.msize)
@@ -357,6 +367,7 @@ class Session(Buffers, Holdings):
     def finished(self, work: Work, reply_of: Callable[[], Message]) -> None:
         self._under_way -= 1
         self._under_way_bytes -= work.later.weight
+        self._ending.discard(work)
         file = work.later.file
         if file is not None:
             file.users -= 1
@@ -387,6 +398,7 @@ class Session(Buffers, Holdings):
         for work in self._pending.values():
             work.abandoned = True
             work.cancel()
+        self._ending.update(work for work in self._pending.values() if work.later.effects)
         self._pending.clear()
         self._flushing.clear()
         self.control.clear()

@@ -66,6 +66,24 @@ async def test_who_asks_for_much_is_not_served_before_all_others(echo: Echo, no_
         await greedy.answer()
 
 
+@pytest.mark.parametrize("left", [0, 1])
+async def test_calls_that_come_back_while_nobody_reads(echo: Echo, no_errors: None, left: int) -> None:
+    """As many as may be under way, and more to do: that goes on when he reads, though `left` of them still wait."""
+    await echo.start()
+    client = await echo.connect()
+    session = await echo.session()
+    size = 3 << 20
+    works = [frame(b"w", b"left")] * left + [frame(b"w", b"gate")] * (WORKS - left)
+    await client.send(frame(b"b", size.to_bytes(4, "little")), *works, frame(b"e", b"on"))
+    await until(lambda: len(session.works) == WORKS)
+    echo.export.gates[b"gate"].set()
+    await until(lambda: sum(work.settled for work in session.works) == WORKS - left)
+    assert len((await client.answer())[1]) == size
+    answers = [await client.answer() for _ in range(WORKS - left + 1)]
+    assert answers.count((b"w", b"gate")) == WORKS - left
+    assert (b"e", b"on") in answers
+
+
 async def test_calls_without_a_device_do_not_wait_for_each_other(echo: Echo, no_errors: None) -> None:
     echo.export.limiter = lambda name: ""
     await echo.start()
