@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "python3 examples/demo/demo.py": "tests/examples",
     "tests/run": "you, now",
+    "apt-get update": "tests/run does so where something is missing",
     "apt-get install gcc pkg-config libfuse3-dev fuse3 python3-dev python3-venv": "tests/run installs the same",
     "python3 -m venv /opt/fusemap": "tests/run does the same",
     "/opt/fusemap/bin/pip install .": "tests/run does the same",
