@@ -37,6 +37,7 @@ class EchoExport:
     """
 
     def __init__(self) -> None:
+        self.table = None
         self.gates: dict[bytes, threading.Event] = defaultdict(threading.Event)
         self.sessions: list[EchoSession] = []
         self.running = 0
