@@ -108,7 +108,7 @@ class Session(Buffers, Holdings):
         """`received`, and the answer where that was one request with a short way (fast.py) and nothing else is to do.
 
         A client that waits for each answer costs a turn for each request, and most of a turn is looking what there is
-        to do. None: `advance` must look; nothing was done yet.
+        to do. None: the bytes are received and nothing is answered yet, `advance` must look.
         """
         self._end += count
         statistics = self.export.statistics
